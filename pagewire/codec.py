@@ -1,0 +1,179 @@
+"""Messages to bytes and back, strictly.
+
+A message is a msgpack array ``[type name, {field: value, ...}]``. Decoding accepts exactly the fields of the
+named dataclass with exactly their annotated types, refuses duplicate keys, NaN, ext types and unknown types, and
+raises RemoteProtocolError on anything else. Knows dataclasses; knows no socket.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
+from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
+
+import msgpack
+
+from pagewire.errors import PagewireError, RemoteProtocolError
+
+MAX_MESSAGE_BYTES = 16 << 20
+
+
+class Codec:
+    """Encodes and decodes a closed set of dataclasses."""
+
+    def __init__(self, *classes: type) -> None:
+        self._classes = {cls.__name__: cls for cls in classes}
+
+    def encode(self, message: object) -> bytes:
+        name = type(message).__name__
+        assert self._classes.get(name) is type(message), f"{name} is not in this codec"
+        packed: bytes = msgpack.packb([name, message], default=_as_dict)
+        return packed
+
+    def decode(self, data: bytes | memoryview) -> Any:
+        """Raises RemoteProtocolError on anything that ``encode`` of this codec could not have made."""
+        value = unpack(data)
+        if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str):
+            raise RemoteProtocolError("a message is a pair of type name and fields")
+        cls = self._classes.get(value[0])
+        if cls is None:
+            raise RemoteProtocolError("unknown message type")
+        return build(cls, value[1])
+
+
+def unpack(data: bytes | memoryview) -> Any:
+    """Strict msgpack: no ext types, no duplicate keys, no NaN, bounded by the input's own size."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise RemoteProtocolError(f"message of {len(data)} bytes is over the limit")
+    try:
+        return msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=False,
+            object_pairs_hook=_unique,
+            ext_hook=_refuse_ext,
+            timestamp=0,
+        )
+    except RemoteProtocolError:
+        raise
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise RemoteProtocolError("not well-formed msgpack") from error
+
+
+def build(cls: type, value: Any) -> Any:
+    """Make an instance of the dataclass ``cls`` from a decoded map, checking every field."""
+    return _converter(cls)(value)
+
+
+def _as_dict(value: object) -> dict[str, Any]:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in fields(value)}
+    raise TypeError(f"cannot encode {type(value).__name__}")
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise RemoteProtocolError("duplicate key")
+    return result
+
+
+def _refuse_ext(code: int, data: bytes) -> Any:
+    raise RemoteProtocolError("ext types are not accepted")
+
+
+def _wrong(expected: str, value: object) -> RemoteProtocolError:
+    return RemoteProtocolError(f"expected {expected}, got {type(value).__name__}")
+
+
+def _scalar(kind: type) -> Any:
+    def convert(value: Any) -> Any:
+        if type(value) is not kind:
+            raise _wrong(kind.__name__, value)
+        return value
+
+    return convert
+
+
+def _float(value: Any) -> float:
+    if type(value) is int:
+        return float(value)
+    if type(value) is not float or math.isnan(value):
+        raise _wrong("float", value)
+    return value
+
+
+def _dataclass(cls: type) -> Any:
+    hints = get_type_hints(cls)
+    converters = [(f.name, _converter(hints[f.name])) for f in fields(cls)]
+    names = {name for name, _ in converters}
+
+    def convert(value: Any) -> Any:
+        if type(value) is not dict or value.keys() != names:
+            raise RemoteProtocolError(f"{cls.__name__} needs exactly its fields")
+        try:
+            return cls(**{name: conv(value[name]) for name, conv in converters})
+        except RemoteProtocolError:
+            raise
+        except PagewireError as error:  # a field is of the right type and out of its range
+            raise RemoteProtocolError(str(error)) from error
+
+    return convert
+
+
+def _list(item: Any, make: type) -> Any:
+    def convert(value: Any) -> Any:
+        if type(value) is not list:
+            raise _wrong("list", value)
+        return make(item(v) for v in value)
+
+    return convert
+
+
+def _pair(items: list[Any]) -> Any:
+    def convert(value: Any) -> Any:
+        if type(value) is not list or len(value) != len(items):
+            raise _wrong(f"{len(items)} values", value)
+        return tuple(conv(v) for conv, v in zip(items, value, strict=True))
+
+    return convert
+
+
+def _dict(key: Any, item: Any) -> Any:
+    def convert(value: Any) -> Any:
+        if type(value) is not dict:
+            raise _wrong("map", value)
+        return {key(k): item(v) for k, v in value.items()}
+
+    return convert
+
+
+def _optional(item: Any) -> Any:
+    return lambda value: None if value is None else item(value)
+
+
+@lru_cache(maxsize=None)
+def _converter(hint: Any) -> Any:
+    """A function that checks and converts a decoded value of the annotated type ``hint``."""
+    if isinstance(hint, NewType):
+        return _converter(hint.__supertype__)
+    if hint is float:
+        return _float
+    if hint in (int, str, bytes, bool):
+        return _scalar(hint)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _dataclass(hint)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is list:
+        return _list(_converter(args[0]), list)
+    if origin is tuple and args[-1] is Ellipsis:
+        return _list(_converter(args[0]), tuple)
+    if origin is tuple:
+        return _pair([_converter(a) for a in args])
+    if origin is dict:
+        return _dict(_converter(args[0]), _converter(args[1]))
+    if origin in (Union, types.UnionType) and len(args) == 2 and type(None) in args:
+        return _optional(_converter(next(a for a in args if a is not type(None))))
+    raise TypeError(f"messages cannot carry {hint!r}")

@@ -1,0 +1,46 @@
+"""A running request as the engine sees it: token ids, a lease on pages, and how much of its KV is present.
+
+Knows no text, no role and no tensor. Prefix hit, chunked prefill, preemption, a handoff that arrived and a
+migration are all the same thing here: a value of ``num_computed``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pagewire.engine.pages import PageLease
+from pagewire.messages import RequestId
+from pagewire.sampling import SamplingParams
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One continuation in the making, or several that have not branched yet.
+
+    ``choices`` has more than one entry only until the first token is sampled: then the engine branches the
+    sequence, and each branch shares the full pages of the prompt.
+    """
+
+    request: RequestId
+    attempt: int
+    choices: list[int]
+    tokens: list[int]  # the prompt, then the output
+    num_prompt: int
+    sampling: SamplingParams
+    seed: int
+    max_len: int  # len(tokens) at which it ends for length
+    cache_salt: str = ""
+    lease: PageLease | None = None
+    num_computed: int = 0  # leading tokens whose KV is in the lease's pages
+    prefix_hit: int = 0  # of those, how many were found in the prefix cache when it was first scheduled
+    page_hashes: list[bytes] = field(default_factory=list)  # hash chain over the full pages hashed so far
+    preemptions: int = 0
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def remaining(self) -> int:
+        """Tokens to compute before the next one can be sampled."""
+        return len(self.tokens) - self.num_computed

@@ -1,0 +1,276 @@
+"""Messages between the router and its nodes: who is connected, and ordered delivery while both live.
+
+Nodes dial routers (ZeroMQ DEALER to ROUTER), so that only the router needs an address. Knows peers, bytes and
+heartbeats; knows no request. Nothing is delivered twice; what was on its way when a process died is lost, and the
+other side is told: the router by a missing heartbeat, the node by a RouterLost.
+
+A node's sockets live on a thread of their own, so that a long forward step delays no heartbeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import zmq
+import zmq.asyncio
+
+from pagewire import messages as m
+from pagewire.codec import MAX_MESSAGE_BYTES, Codec
+from pagewire.errors import ConfigError, RemoteProtocolError
+from pagewire.messages import Beat, Epoch, Hello, Load, NodeId, Welcome
+from pagewire.secret import apply_client, apply_server, require_for
+
+BEAT_EVERY_S = 0.5
+LOST_AFTER_S = 3.0
+_QUEUE = 10_000  # messages held for a peer that does not read; beyond it, sends report failure
+
+TO_ROUTER = Codec(m.Hello, m.Beat, m.Tokens, m.Failed)
+TO_NODE = Codec(m.Welcome, m.Beat, m.PrefillRequest, m.Cancel)
+
+
+class Peer(NamedTuple):
+    """A node in one of its lives."""
+
+    node: NodeId
+    epoch: Epoch
+
+
+class RouterMailbox:
+    """The router's end, for asyncio."""
+
+    def __init__(self, address: str, secret: bytes | None = None) -> None:
+        require_for(address, secret)
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        _bound(self._socket)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._guard = apply_server(self._socket, secret)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
+        self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.refused = 0  # messages that were not well-formed
+
+    async def receive(self) -> tuple[Peer, Any]:
+        """The next well-formed message and who sent it."""
+        while True:
+            frames = await self._socket.recv_multipart()
+            try:
+                return _received(frames)
+            except RemoteProtocolError:
+                self.refused += 1
+
+    def send(self, peer: Peer, message: object) -> bool:
+        """Queue ``message`` for ``peer``. False if it is not connected or does not read."""
+        sent = self._socket.send_multipart([_identity(peer), TO_NODE.encode(message)], flags=zmq.NOBLOCK)
+        return sent.done() and sent.exception() is None
+
+    def close(self) -> None:
+        self._socket.close(linger=0)
+        if (guard := getattr(self, "_guard", None)) is not None:
+            guard.stop()
+        self._context.term()
+
+
+class RouterLost(NamedTuple):
+    """A router fell silent, restarted, or has given this node up: what runs for it is to be dropped."""
+
+    router: NodeId
+
+
+@dataclass(slots=True)
+class _Line:
+    """One router as the node's thread sees it."""
+
+    socket: zmq.Socket[bytes]
+    router: NodeId | None = None  # None until it has welcomed us
+    epoch: Epoch | None = None
+    heard: float = 0.0
+    joined: bool = False
+
+
+class NodeMailbox:
+    """A node's end, for one loop thread. ``socket`` becomes readable when ``drain`` has something."""
+
+    def __init__(
+        self,
+        hello: Hello,
+        routers: list[str],
+        secret: bytes | None = None,
+        refused: Callable[[str], None] | None = None,
+    ) -> None:
+        """Dial ``routers``; ``refused`` is called, on the mailbox's thread, with the reason if one says no."""
+        self._hello = hello
+        self._refused = refused
+        self._context = zmq.Context()
+        name = f"inproc://mailbox-{id(self)}"
+        self._inbound = _pair(self._context, name + "-in", bind=True)
+        self._outbound = _pair(self._context, name + "-out", bind=True)
+        self.socket = _pair(self._context, name + "-in", bind=False)
+        self._out = _pair(self._context, name + "-out", bind=False)
+        self._load = Load()
+        self._stopping = False
+        self._lines = [_Line(self._dial(address, secret)) for address in routers]
+        self._thread = threading.Thread(target=self._run, name="mailbox", daemon=True)
+        self._thread.start()
+
+    def drain(self) -> list[tuple[NodeId, Any]]:
+        """All messages that are here now, oldest first, each with its router. Does not block."""
+        found: list[tuple[NodeId, Any]] = []
+        with contextlib.suppress(zmq.Again):
+            while True:
+                router, data = self.socket.recv_multipart(zmq.NOBLOCK)
+                name = NodeId(router.decode())
+                found.append((name, TO_NODE.decode(data) if data else RouterLost(name)))
+        return found
+
+    def send(self, router: NodeId, message: object) -> None:
+        """Queue ``message`` for ``router``. Dropped if that router is gone: it has forgotten us as well."""
+        with contextlib.suppress(zmq.Again):
+            self._out.send_multipart([router.encode(), TO_ROUTER.encode(message)], zmq.NOBLOCK)
+
+    def report(self, load: Load) -> None:
+        """What the next heartbeats are to say."""
+        self._load = load
+
+    def close(self) -> None:
+        """Send what is queued and hang up."""
+        self._stopping = True
+        self._out.send_multipart([b"", b""])
+        self._thread.join(timeout=5)
+        for socket in (self.socket, self._out):
+            socket.close(linger=0)
+        self._context.term()
+
+    # --- on the mailbox's own thread ---------------------------------------------------------------------------
+
+    def _dial(self, address: str, secret: bytes | None) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.DEALER)
+        _bound(socket)
+        socket.setsockopt(zmq.IDENTITY, _identity(Peer(self._hello.node, self._hello.epoch)))
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        apply_client(socket, secret)
+        socket.connect(address)
+        return socket
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        for socket in (self._outbound, *(line.socket for line in self._lines)):
+            poller.register(socket, zmq.POLLIN)
+        next_beat = 0.0
+        while not self._stopping:
+            now = time.monotonic()
+            if now >= next_beat:
+                self._beat(now)
+                next_beat = now + BEAT_EVERY_S
+            ready = dict(poller.poll(max(1, int((next_beat - now) * 1000))))
+            for line in self._lines:
+                if line.socket in ready:
+                    self._hear(line, time.monotonic())
+            if self._outbound in ready:
+                self._speak()
+        self._speak()
+        for line in self._lines:
+            line.socket.close(linger=200)
+        for inner in (self._inbound, self._outbound):
+            inner.close(linger=0)
+
+    def _beat(self, now: float) -> None:
+        for line in self._lines:
+            if line.joined and now - line.heard > LOST_AFTER_S:
+                self._lose(line)
+            greeting = Beat(self._hello.node, self._hello.epoch, self._load) if line.joined else self._hello
+            _try_send(line.socket, TO_ROUTER.encode(greeting))
+
+    def _hear(self, line: _Line, now: float) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                data = line.socket.recv(zmq.NOBLOCK)
+                line.heard = now
+                with contextlib.suppress(RemoteProtocolError):
+                    self._sort(line, data, TO_NODE.decode(data))
+
+    def _sort(self, line: _Line, data: bytes, message: Any) -> None:
+        match message:
+            case Welcome(refused=reason) if reason:
+                if self._refused is not None:
+                    self._refused(reason)
+            case Welcome(router, epoch):
+                if line.joined:  # not the answer to a Hello: it does not know us, or no longer
+                    self._lose(line)
+                    _try_send(line.socket, TO_ROUTER.encode(self._hello))
+                else:
+                    line.router, line.epoch, line.joined = router, epoch, True
+            case Beat():
+                pass
+            case _ if line.joined and line.router is not None:
+                with contextlib.suppress(zmq.Again):
+                    self._inbound.send_multipart([line.router.encode(), data], zmq.NOBLOCK)
+            case _:
+                pass
+
+    def _lose(self, line: _Line) -> None:
+        assert line.router is not None
+        line.joined = False
+        with contextlib.suppress(zmq.Again):
+            self._inbound.send_multipart([line.router.encode(), b""], zmq.NOBLOCK)
+
+    def _speak(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                router, data = self._outbound.recv_multipart(zmq.NOBLOCK)
+                for line in self._lines:
+                    if data and line.joined and line.router == router.decode():
+                        _try_send(line.socket, data)
+
+
+def _bound(socket: zmq.Socket[Any] | zmq.asyncio.Socket) -> None:
+    """No queue, message or wait without a limit."""
+    for option, value in (
+        (zmq.LINGER, 0),
+        (zmq.SNDHWM, _QUEUE),
+        (zmq.RCVHWM, _QUEUE),
+        (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
+        (zmq.HEARTBEAT_IVL, 1000),
+        (zmq.HEARTBEAT_TIMEOUT, 3000),
+    ):
+        socket.setsockopt(option, value)
+
+
+def _pair(context: zmq.Context[Any], name: str, *, bind: bool) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+    socket.setsockopt(zmq.SNDHWM, _QUEUE)
+    socket.setsockopt(zmq.RCVHWM, _QUEUE)
+    if bind:
+        socket.bind(name)
+    else:
+        socket.connect(name)
+    return socket
+
+
+def _try_send(socket: zmq.Socket[bytes], data: bytes) -> None:
+    with contextlib.suppress(zmq.Again):
+        socket.send(data, zmq.NOBLOCK)
+
+
+def _identity(peer: Peer) -> bytes:
+    return f"{peer.node}/{peer.epoch}".encode()
+
+
+def _received(frames: list[bytes]) -> tuple[Peer, Any]:
+    if len(frames) != 2:
+        raise RemoteProtocolError("a message has two frames")
+    try:
+        node, epoch = frames[0].decode().rsplit("/", 1)
+    except ValueError as error:
+        raise RemoteProtocolError("not a node's identity") from error
+    return Peer(NodeId(node), Epoch(epoch)), TO_ROUTER.decode(frames[1])

@@ -1,0 +1,109 @@
+"""How the next token is to be chosen: the parameters of one request, checked once at the door.
+
+Knows ranges and defaults; knows no logits. The field names and meanings are those of vLLM's ``SamplingParams``
+and, where OpenAI has the field, OpenAI's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from pagewire.errors import RequestError
+
+MAX_CHOICES = 16
+MAX_LOGPROBS = 20
+MAX_STOP = 16
+MAX_LOGIT_BIAS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """Sampling parameters of one request.
+
+    ``temperature`` 0 means greedy. ``top_k`` 0 or -1 means no limit. ``max_tokens`` None means as far as the
+    context goes. ``seed`` None means that one is drawn at admission; the draw for choice ``c`` at absolute
+    position ``p`` depends on (seed, c, p) alone. ``logprobs`` k asks for the log-probability of each chosen
+    token and of the k most likely ones; ``prompt_logprobs`` the same for the prompt. Stop strings are not kept
+    in the text unless ``include_stop_str_in_output``. Raises RequestError with the field's name.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        _whole("n", self.n, 1, MAX_CHOICES)
+        _real("temperature", self.temperature, 0.0, 100.0)
+        _real("top_p", self.top_p, 0.0, 1.0)
+        if self.top_p == 0.0:
+            raise RequestError("top_p must be greater than 0", param="top_p")
+        _whole("top_k", self.top_k, -1, 1 << 30)
+        _real("min_p", self.min_p, 0.0, 1.0)
+        _real("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _real("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _real("repetition_penalty", self.repetition_penalty, 1e-3, 100.0)
+        if self.seed is not None:
+            _whole("seed", self.seed, -(1 << 63), (1 << 63) - 1)
+        if self.max_tokens is not None:
+            _whole("max_tokens", self.max_tokens, 1, 1 << 30)
+        _whole("min_tokens", self.min_tokens, 0, 1 << 30)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise RequestError(
+                f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens})", param="min_tokens"
+            )
+        if len(self.stop) > MAX_STOP or any(not isinstance(s, str) or not s for s in self.stop):
+            raise RequestError(f"stop must be at most {MAX_STOP} non-empty strings", param="stop")
+        for name in ("logprobs", "prompt_logprobs"):
+            if (k := getattr(self, name)) is not None:
+                _whole(name, k, 0, MAX_LOGPROBS)
+        if len(self.logit_bias) > MAX_LOGIT_BIAS:
+            raise RequestError(f"logit_bias may name at most {MAX_LOGIT_BIAS} tokens", param="logit_bias")
+        for token, bias in self.logit_bias.items():
+            _whole("logit_bias", token, 0, 1 << 31)
+            _real("logit_bias", bias, -100.0, 100.0)
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < 1e-5
+
+    @property
+    def penalised(self) -> bool:
+        """True if the choice depends on which tokens came before."""
+        return (
+            self.presence_penalty != 0.0 or self.frequency_penalty != 0.0 or self.repetition_penalty != 1.0
+        )
+
+
+def _whole(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RequestError(f"{name} must be a whole number from {low} to {high}", param=name)
+
+
+def _real(name: str, value: object, low: float, high: float) -> None:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or not low <= value <= high
+    ):
+        raise RequestError(f"{name} must be a number from {low:g} to {high:g}", param=name)
