@@ -29,6 +29,7 @@ class Sequence:
     sampling: SamplingParams
     seed: int
     max_len: int  # len(tokens) at which it ends for length
+    budget: int | None = None  # tokens that this engine may sample for it; None: until it ends
     cache_salt: str = ""
     lease: PageLease | None = None
     num_computed: int = 0  # leading tokens whose KV is in the lease's pages
@@ -44,3 +45,10 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens to compute before the next one can be sampled."""
         return len(self.tokens) - self.num_computed
+
+
+def end_of(num_prompt: int, sampling: SamplingParams, max_model_len: int) -> int:
+    """Length in tokens at which a sequence ends for length."""
+    if sampling.max_tokens is None:
+        return max_model_len
+    return min(num_prompt + sampling.max_tokens, max_model_len)

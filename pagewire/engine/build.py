@@ -1,0 +1,83 @@
+"""From a model's name to a running engine: config, weights, KV memory, scheduler.
+
+The one place in the library that puts the parts together; nodes and offline generation both call it. Knows
+devices and sizes; knows no role and no socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from pagewire.config import EngineConfig
+from pagewire.engine.engine import Engine
+from pagewire.engine.kv_cache import KVCache, pages_for
+from pagewire.engine.runner import ModelRunner
+from pagewire.engine.weights import load_model
+from pagewire.errors import ConfigError
+from pagewire.hub import ModelSource
+from pagewire.layout import KVLayout
+from pagewire.model_config import ModelConfig, fingerprint, kv_layout, load_config
+
+Progress = Callable[[int, int], None]
+
+
+class Built(NamedTuple):
+    engine: Engine
+    model: ModelConfig
+    layout: KVLayout
+    device: torch.device
+
+
+def build_engine(
+    source: ModelSource,
+    *,
+    dtype: str = "auto",
+    load_format: str = "auto",
+    max_model_len: int | None = None,
+    kv_cache_bytes: int = 1 << 30,
+    page_size: int = 16,
+    max_batch_tokens: int = 512,
+    max_num_seqs: int = 64,
+    prefix_caching: bool = True,
+    progress: Progress | None = None,
+) -> Built:
+    """Load ``source`` and give it ``kv_cache_bytes`` of KV memory. ``progress(done, total)`` counts weight bytes.
+
+    ``dtype`` "auto" is bfloat16 on a GPU and float32 on a CPU. ``max_model_len`` None is as far as the model's
+    own config goes. Raises ModelError or ConfigError.
+    """
+    model = load_config(source)
+    if max_model_len is not None and max_model_len > model.context_length:
+        raise ConfigError(
+            f"--max-model-len {max_model_len} is beyond the model's own limit, {model.context_length} tokens"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch_dtype = _dtype(dtype, device)
+    layout = kv_layout(model, str(torch_dtype).removeprefix("torch."), fingerprint(source, load_format))
+    num_pages = pages_for(kv_cache_bytes, layout, page_size)
+    limit = max_model_len or model.context_length
+    config = EngineConfig(
+        max_model_len=min(limit, num_pages * page_size),
+        num_pages=num_pages,
+        page_size=page_size,
+        max_batch_tokens=max_batch_tokens,
+        max_num_seqs=max_num_seqs,
+        prefix_caching=prefix_caching,
+    )
+    decoder = load_model(
+        source, model, torch_dtype, device, load_format, progress, positions=config.max_model_len
+    )
+    runner = ModelRunner(decoder, KVCache(layout, num_pages, page_size, device))
+    return Built(Engine(config, runner, model.eos_token_ids), model, layout, device)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    try:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    except KeyError:
+        raise ConfigError(f"--dtype {name}: use auto, float32, bfloat16 or float16") from None

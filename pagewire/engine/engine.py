@@ -1,0 +1,209 @@
+"""The engine: admits sequences, computes them in steps, hands back tokens and leases.
+
+Knows sequences, pages and logits. Knows no role, no text, no clock and no socket: a prefill node gives a sequence a
+budget of one token and takes its lease; a decode node brings one whose KV has arrived and adopts the tokens that
+were sampled elsewhere; offline generation does neither. All three call the same ``admit`` and ``step``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pagewire.config import EngineConfig
+from pagewire.engine.batch import build
+from pagewire.engine.pages import PageAccounts, PageLease, PagePool
+from pagewire.engine.prefix_cache import PrefixCache
+from pagewire.engine.prompt_logprobs import PromptLogprobs, PromptScorer
+from pagewire.engine.runner import ModelRunner
+from pagewire.engine.sampler import InvalidLogits, Sampled, SampleRow, sample
+from pagewire.engine.scheduler import Scheduler
+from pagewire.engine.sequence import Sequence
+from pagewire.errors import RequestError
+from pagewire.messages import RequestId
+
+
+class Computed(NamedTuple):
+    """Tokens [start, end) of ``seq`` now have their KV in ``pages``, which lie in the order of its tokens."""
+
+    seq: Sequence
+    start: int
+    end: int
+    pages: list[int]
+
+
+class Token(NamedTuple):
+    """One token of one choice. ``index`` counts the choice's output from 0; ``finish`` is "", "stop" or "length"."""
+
+    seq: Sequence
+    choice: int
+    index: int
+    sampled: Sampled
+    finish: str
+    stop_token: int
+
+
+class Finished(NamedTuple):
+    """The engine is done with ``seq``. Whoever reads this owns ``lease`` and releases it."""
+
+    seq: Sequence
+    lease: PageLease
+    live: list[Token]  # the choices that go on elsewhere: their budget here was spent
+    error: str = ""  # why it could not go on, if it failed
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What one step did. Empty if there was nothing to do."""
+
+    computed: list[Computed] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
+    finished: list[Finished] = field(default_factory=list)
+    prompt_logprobs: list[tuple[Sequence, PromptLogprobs]] = field(default_factory=list)
+
+
+class Engine:
+    def __init__(self, config: EngineConfig, runner: ModelRunner, eos_token_ids: tuple[int, ...]) -> None:
+        self.config = config
+        self.pool = PagePool(config.num_pages, config.page_size)
+        self.cache = PrefixCache(self.pool, enabled=config.prefix_caching)
+        self.scheduler = Scheduler(config, self.pool, self.cache)
+        self.runner = runner
+        self.steps = 0
+        self.preemptions = 0
+        self._eos = eos_token_ids
+        self._scorer = PromptScorer()
+
+    @property
+    def busy(self) -> bool:
+        return self.scheduler.has_work
+
+    def accounts(self) -> PageAccounts:
+        return self.pool.accounts()
+
+    def gauges(self) -> dict[str, float]:
+        """Figures for people who watch."""
+        stats, accounts = self.cache.stats, self.accounts()
+        return {
+            "pages_free": accounts.free,
+            "pages_cached": accounts.cached,
+            "pages_leased": accounts.leased,
+            "prefix_cache_queried_tokens": stats.queried,
+            "prefix_cache_hit_tokens": stats.hit,
+            "preemptions": self.preemptions,
+        }
+
+    def admit(self, seq: Sequence) -> None:
+        """Take in a sequence, fresh or with its KV present. Raises RequestError if it can never fit."""
+        if not self.scheduler.fits(seq):
+            raise RequestError(
+                f"a request of {seq.max_len} tokens needs more KV memory than this node has"
+                f" ({self.config.num_pages * self.config.page_size} tokens)"
+            )
+        self.scheduler.admit(seq)
+
+    def adopt(self, seq: Sequence, first: list[tuple[int, int]]) -> None:
+        """Go on with ``seq``, whose KV is all present, from tokens sampled elsewhere: (choice, token) each."""
+        assert seq.lease is not None
+        assert seq.num_computed == len(seq.tokens)
+        self.cache.publish(seq)
+        self.admit(seq)
+        self._branch(seq, first)
+
+    def sequences(self, request: RequestId | None = None, attempt: int | None = None) -> list[Sequence]:
+        """What is waiting or running, of one request or attempt if asked."""
+        return [
+            seq
+            for seq in self.scheduler.sequences()
+            if request in (None, seq.request) and attempt in (None, seq.attempt)
+        ]
+
+    def abort(self, seq: Sequence) -> PageLease | None:
+        """Forget ``seq`` in whatever state it is. The lease, if it has one, is the caller's to release."""
+        self._scorer.drop(seq)
+        return self.scheduler.remove(seq)
+
+    def step(self) -> StepOutput:
+        """Compute one batch."""
+        plan = self.scheduler.schedule()
+        out = StepOutput(preempted=plan.preempted)
+        self.preemptions += len(plan.preempted)
+        if not plan.work:
+            return out
+        self.steps += 1
+        batch = build(plan.work, self.config.page_size)
+        logits = self.runner.forward(batch)
+        self.scheduler.advance(plan)
+        out.computed = [Computed(w.seq, w.start, w.end, _pages(w.seq)) for w in plan.work]
+        sampling = [work.seq for work in plan.work if work.samples]
+        rows = self._scorer.take(plan.work, logits, out.prompt_logprobs)
+        for seq, sampled in zip(sampling, sample(rows, [self._row(s) for s in sampling]), strict=True):
+            if isinstance(sampled, InvalidLogits):
+                self._end(seq, out, [], "the model gave logits that are not numbers")
+            else:
+                self._append(seq, sampled, out)
+        return out
+
+    def _row(self, seq: Sequence) -> SampleRow:
+        return SampleRow.of(seq, self._eos)
+
+    def _append(self, seq: Sequence, sampled: list[Sampled], out: StepOutput) -> None:
+        index = seq.num_output
+        tokens = [
+            Token(seq, choice, index, drawn, *self._finish(seq, drawn.token))
+            for choice, drawn in zip(seq.choices, sampled, strict=True)
+        ]
+        out.tokens += tokens
+        live = [token for token in tokens if not token.finish]
+        if seq.budget is not None:
+            seq.budget -= 1
+        if not live or seq.budget == 0:
+            self._end(seq, out, live)
+        else:
+            self._branch(seq, [(token.choice, token.sampled.token) for token in live])
+
+    def _end(self, seq: Sequence, out: StepOutput, live: list[Token], error: str = "") -> None:
+        lease = self.scheduler.remove(seq)
+        assert lease is not None
+        out.finished.append(Finished(seq, lease, live, error))
+
+    def _finish(self, seq: Sequence, token: int) -> tuple[str, int]:
+        """(finish reason, the stop token or -1) if ``token`` comes next."""
+        params = seq.sampling
+        if token in params.stop_token_ids or (token in self._eos and not params.ignore_eos):
+            return "stop", token
+        return ("length", -1) if len(seq.tokens) + 1 >= seq.max_len else ("", -1)
+
+    def _branch(self, seq: Sequence, live: list[tuple[int, int]]) -> None:
+        """Append each live choice's token; the first goes on as ``seq``, the others as branches of it.
+
+        A branch shares the full pages and gets a copy of the last, partial one. If there is no page for the copy,
+        the branch waits like a preempted sequence and is computed anew.
+        """
+        for choice, token in live[1:]:
+            child = Sequence(
+                seq.request,
+                seq.attempt,
+                [choice],
+                [*seq.tokens, token],
+                seq.num_prompt,
+                seq.sampling,
+                seq.seed,
+                seq.max_len,
+                cache_salt=seq.cache_salt,
+                prefix_hit=seq.prefix_hit,
+                page_hashes=list(seq.page_hashes),
+            )
+            assert seq.lease is not None
+            if (fork := self.pool.fork(seq.lease, seq.num_computed)) is not None:
+                self.runner.cache.copy_pages(fork.copies)
+                child.lease, child.num_computed = fork.lease, seq.num_computed
+            self.scheduler.admit(child)
+        seq.choices, token = [live[0][0]], live[0][1]
+        seq.tokens.append(token)
+
+
+def _pages(seq: Sequence) -> list[int]:
+    assert seq.lease is not None
+    return seq.lease.pages

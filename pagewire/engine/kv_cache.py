@@ -1,0 +1,73 @@
+"""A node's KV memory: one tensor of pages, read and written as wire slabs.
+
+Owns the bytes; knows nothing of who holds which page, and of sequences. A slab is what ``pagewire.layout``
+calls one: ``[layers, 2, tokens, kv_heads, head_dim]``, C-contiguous, in the KV's dtype, here as plain bytes
+because numpy has no bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kernels import kv_pages
+from pagewire.errors import ConfigError
+from pagewire.layout import KVLayout
+
+Ints = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+ALL_LAYERS = slice(None)
+
+
+class KVCache:
+    """``pages`` [layers, 2, pages, page_size, kv_heads, head_dim]; slot = page * page_size + offset."""
+
+    def __init__(
+        self, layout: KVLayout, num_pages: int, page_size: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.layout, self.num_pages, self.page_size = layout, num_pages, page_size
+        shape = (layout.layers, 2, num_pages, page_size, layout.kv_heads, layout.head_dim)
+        self.pages = _zeros(shape, getattr(torch, layout.dtype), torch.device(device))
+
+    def read(self, slots: Ints, layers: slice = ALL_LAYERS) -> Bytes:
+        """Copy out the slab of ``slots``, in their order, as one row of bytes."""
+        slab = kv_pages.gather(self.pages, self._index(slots), layers)
+        return slab.reshape(-1).view(torch.uint8).cpu().numpy()
+
+    def write(self, slots: Ints, layers: slice, data: memoryview | bytes | Bytes) -> None:
+        """Copy a slab in; inverse of ``read``. ``data`` is not kept."""
+        array = np.frombuffer(data, np.uint8)
+        if not array.flags.writeable:  # torch may not alias memory that nobody may write
+            array = array.copy()
+        shape = (len(range(self.layout.layers)[layers]), *self.layout.slab_shape(len(slots))[1:])
+        slab = torch.from_numpy(array).view(self.pages.dtype).view(shape).to(self.pages.device)
+        kv_pages.scatter(self.pages, self._index(slots), slab, layers)
+
+    def copy_pages(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Copy whole pages, (from, to), in every layer."""
+        pairs = list(pairs)
+        if pairs:
+            kv_pages.copy_pages(self.pages, [a for a, _ in pairs], [b for _, b in pairs])
+
+    def _index(self, slots: Ints) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(slots, np.int64)).to(self.pages.device)
+
+
+def pages_for(num_bytes: int, layout: KVLayout, page_size: int) -> int:
+    """How many pages fit into ``num_bytes``. Raises ConfigError if not even one does."""
+    pages = num_bytes // (layout.token_bytes * page_size)
+    if pages < 1:
+        need = layout.token_bytes * page_size
+        raise ConfigError(f"{num_bytes} bytes of KV memory hold no page; one page takes {need} bytes")
+    return pages
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """On the CPU the memory comes from calloc: a page costs nothing before it is first used."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    bits = {2: np.int16, 4: np.int32}[dtype.itemsize]
+    return torch.from_numpy(np.zeros(shape, bits)).view(dtype)

@@ -1,0 +1,158 @@
+"""One dense decoder for every supported family: what differs between them is in ``ModelConfig``.
+
+Knows weights, the order of operations and the layers of a paged KV tensor; knows no sequence, no file and
+no sampling. A row's result depends on that row and on the KV of its own sequence alone, whatever else is in
+the step: all that happens here is a ``kernels`` call, an elementwise sum or a choice of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.activation import silu_mul
+from kernels.attention import AttentionMeta, paged_attention
+from kernels.kv_pages import store
+from kernels.linear import linear
+from kernels.norm import rms_norm
+from kernels.rope import apply_rope
+from pagewire.engine.rope_scaling import rope_table
+from pagewire.model_config import ModelConfig
+
+
+@dataclass(slots=True, eq=False)
+class Layer:
+    """Weights of one layer. H hidden, D head_dim, I intermediate; q, k, v and gate, up are fused by rows."""
+
+    attn_norm: Tensor  # [H]
+    qkv: Tensor  # [(heads + 2 kv_heads) D, H]
+    qkv_bias: Tensor | None
+    q_norm: Tensor | None  # [D]
+    k_norm: Tensor | None  # [D]
+    out: Tensor  # [H, heads D]
+    out_bias: Tensor | None
+    mlp_norm: Tensor  # [H]
+    gate_up: Tensor  # [2 I, H]
+    gate_up_bias: Tensor | None
+    down: Tensor  # [H, I]
+    down_bias: Tensor | None
+    window: int | None
+
+
+class Decoder:
+    """Weights and the forward pass. Made empty by ``__init__`` and filled through ``named_weights``."""
+
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, positions: int | None = None
+    ) -> None:
+        """Allocate without filling. ``positions``: rows of the rotary table, by default the whole context."""
+        self.config, self.dtype, self.device = config, dtype, device
+        self.embed = self._empty(config.vocab_size, config.hidden_size)
+        self.layers = [self._layer(i) for i in range(config.layers)]
+        self.norm = self._empty(config.hidden_size)
+        self.lm_head = self.embed if config.tie_embeddings else torch.empty_like(self.embed)
+        table = rope_table(config, positions or config.context_length)
+        self.cos, self.sin = (torch.from_numpy(t).to(device) for t in table)  # float32 [positions, D / 2]
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def _layer(self, index: int) -> Layer:
+        c = self.config
+        hidden, inner, queries = c.hidden_size, c.intermediate_size, c.heads * c.head_dim
+        rows = queries + 2 * c.kv_heads * c.head_dim
+        return Layer(
+            attn_norm=self._empty(hidden),
+            qkv=self._empty(rows, hidden),
+            qkv_bias=self._empty(rows) if c.qkv_bias else None,
+            q_norm=self._empty(c.head_dim) if c.qk_norm else None,
+            k_norm=self._empty(c.head_dim) if c.qk_norm else None,
+            out=self._empty(hidden, queries),
+            out_bias=self._empty(hidden) if c.o_bias else None,
+            mlp_norm=self._empty(hidden),
+            gate_up=self._empty(2 * inner, hidden),
+            gate_up_bias=self._empty(2 * inner) if c.mlp_bias else None,
+            down=self._empty(hidden, inner),
+            down_bias=self._empty(hidden) if c.mlp_bias else None,
+            window=c.window(index),
+        )
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Where each tensor of a HuggingFace checkpoint belongs: name -> view of the (often fused) weight."""
+        named = {"model.embed_tokens.weight": self.embed, "model.norm.weight": self.norm}
+        if not self.config.tie_embeddings:
+            named["lm_head.weight"] = self.lm_head
+        for index, layer in enumerate(self.layers):
+            for name, view in self._layer_views(layer).items():
+                if view is not None:
+                    named[f"model.layers.{index}.{name}"] = view
+        return named
+
+    def _layer_views(self, layer: Layer) -> dict[str, Tensor | None]:
+        c = self.config
+        views: dict[str, Tensor | None] = {
+            "input_layernorm.weight": layer.attn_norm,
+            "self_attn.q_norm.weight": layer.q_norm,
+            "self_attn.k_norm.weight": layer.k_norm,
+            "self_attn.o_proj.weight": layer.out,
+            "self_attn.o_proj.bias": layer.out_bias,
+            "post_attention_layernorm.weight": layer.mlp_norm,
+            "mlp.down_proj.weight": layer.down,
+            "mlp.down_proj.bias": layer.down_bias,
+        }
+        heads = [c.heads * c.head_dim, c.kv_heads * c.head_dim, c.kv_heads * c.head_dim]
+        qkv = [f"self_attn.{x}_proj" for x in "qkv"]
+        gate_up = ["mlp.gate_proj", "mlp.up_proj"]
+        for names, sizes, weight, bias in (
+            (qkv, heads, layer.qkv, layer.qkv_bias),
+            (gate_up, [c.intermediate_size] * 2, layer.gate_up, layer.gate_up_bias),
+        ):
+            views |= zip((f"{n}.weight" for n in names), torch.split(weight, sizes), strict=True)
+            if bias is not None:
+                views |= zip((f"{n}.bias" for n in names), torch.split(bias, sizes), strict=True)
+        return views
+
+    @torch.inference_mode()
+    def forward(
+        self, token_ids: Tensor, positions: Tensor, slots: Tensor, meta: AttentionMeta, kv: Tensor
+    ) -> Tensor:
+        """Hidden states [T, H] of T tokens; stores their K and V in ``kv`` [L, 2, pages, page_size, Hkv, D].
+
+        token_ids, positions, slots: int64 [T]. ``meta`` says which rows are one sequence and where its
+        pages are.
+        """
+        hidden = self.embed.index_select(0, token_ids)
+        cos, sin = self.cos.index_select(0, positions), self.sin.index_select(0, positions)
+        for layer, kv_layer in zip(self.layers, kv, strict=True):
+            hidden = hidden + self._attention(layer, hidden, cos, sin, slots, meta, kv_layer)
+            hidden = hidden + self._mlp(layer, hidden)
+        return rms_norm(hidden, self.norm, self.config.rms_norm_eps)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [R, H] -> float32 [R, vocab_size]."""
+        return linear(hidden, self.lm_head, None).float()
+
+    def _attention(
+        self, layer: Layer, hidden: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, meta: AttentionMeta,
+        kv_layer: Tensor,
+    ) -> Tensor:  # fmt: skip
+        c = self.config
+        qkv = linear(rms_norm(hidden, layer.attn_norm, c.rms_norm_eps), layer.qkv, layer.qkv_bias)
+        heads = qkv.view(-1, c.heads + 2 * c.kv_heads, c.head_dim)
+        q, k, v = torch.split(
+            heads, [c.heads, c.kv_heads, c.kv_heads], dim=1
+        )  # [T, heads, D], [T, kv_heads, D] x 2
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = rms_norm(q, layer.q_norm, c.rms_norm_eps), rms_norm(k, layer.k_norm, c.rms_norm_eps)
+        q, k = apply_rope(q, k, cos, sin)
+        store(k, v, kv_layer, slots)
+        mixed = paged_attention(q, kv_layer, meta, c.head_dim**-0.5, layer.window)
+        return linear(mixed.flatten(1), layer.out, layer.out_bias)
+
+    def _mlp(self, layer: Layer, hidden: Tensor) -> Tensor:
+        normed = rms_norm(hidden, layer.mlp_norm, self.config.rms_norm_eps)
+        inner = silu_mul(linear(normed, layer.gate_up, layer.gate_up_bias))
+        return linear(inner, layer.down, layer.down_bias)

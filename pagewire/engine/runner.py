@@ -1,0 +1,39 @@
+"""One step on the device: the arrays of a Batch in, logits out.
+
+Knows the model and its KV memory; knows no sequence, no page ownership and no sampling.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kernels.attention import AttentionMeta
+from pagewire.engine.batch import Batch
+from pagewire.engine.kv_cache import KVCache
+from pagewire.engine.model import Decoder
+
+
+class ModelRunner:
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+        assert decoder.device.type == cache.pages.device.type
+        assert cache.pages.shape[0] == decoder.config.layers
+        self.decoder, self.cache = decoder, cache
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch) -> Tensor:
+        """Compute the batch and store its KV; float32 logits [R, vocab_size] of ``batch.logit_rows``."""
+        meta = AttentionMeta.plan(
+            batch.query_starts.tolist(),
+            batch.context_lens.tolist(),
+            self._tensor(batch.page_tables),
+            self.cache.page_size,
+        )
+        token_ids, positions, slots = map(self._tensor, (batch.token_ids, batch.positions, batch.slots))
+        hidden = self.decoder.forward(token_ids, positions, slots, meta, self.cache.pages)
+        return self.decoder.logits(hidden.index_select(0, self._tensor(batch.logit_rows)))
+
+    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self.decoder.device)

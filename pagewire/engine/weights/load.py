@@ -1,0 +1,81 @@
+"""Fill a Decoder from one of the formats, and refuse a checkpoint that does not fit it, tensor by tensor.
+
+Knows names and shapes; knows no file format. A tensor is held twice only while it is copied to its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from pagewire.engine.model import Decoder
+from pagewire.engine.weights import dummy, gguf_file, safetensors_files
+from pagewire.errors import ConfigError, ModelError
+from pagewire.hub import ModelSource
+from pagewire.model_config import ModelConfig
+
+LOAD_FORMATS = ("auto", "dummy")
+Progress = Callable[[int, int], None]
+NamedTensor = tuple[str, Tensor]
+
+
+def load_model(
+    source: ModelSource | None,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    load_format: str = "auto",
+    progress: Progress | None = None,
+    positions: int | None = None,
+) -> Decoder:
+    """Build the model and fill its weights, converted to ``dtype``.
+
+    ``load_format`` "dummy" makes weights up, and needs no ``source``. ``progress(done, total)`` is called
+    with bytes of the model in memory. ``positions``: length of the rotary table, by default the model's
+    context length. Raises ModelError naming the tensor that is missing, unexpected or of another shape.
+    """
+    if load_format not in LOAD_FORMATS:
+        raise ConfigError(f"--load-format {load_format}: use {' or '.join(LOAD_FORMATS)}")
+    decoder = Decoder(config, dtype, torch.device(device), positions)
+    places = decoder.named_weights()
+    if load_format == "dummy":
+        tensors = dummy.tensors({name: place.shape for name, place in places.items()})
+    elif source is None:
+        raise ConfigError("a model without files can only have dummy weights")
+    elif source.is_gguf:
+        tensors = gguf_file.tensors(source.path, config)
+    else:
+        tensors = safetensors_files.tensors(source.path)
+    _fill(places, tensors, progress)
+    return decoder
+
+
+def _fill(places: dict[str, Tensor], tensors: Iterable[NamedTensor], progress: Progress | None) -> None:
+    missing = dict(places)
+    done, total = 0, sum(place.nbytes for place in places.values())
+    for name, tensor in tensors:
+        place = missing.pop(name, None)
+        if place is None:
+            _refuse_unexpected(name, places)
+            continue
+        if place.shape != tensor.shape:
+            raise ModelError(f"the tensor {name} has shape {list(tensor.shape)}, not {list(place.shape)}")
+        place.copy_(tensor)
+        done += place.nbytes
+        if progress is not None:
+            progress(done, total)
+    if missing:
+        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise ModelError(f"the checkpoint has no tensor {min(missing)}{more}")
+
+
+def _refuse_unexpected(name: str, places: dict[str, Tensor]) -> None:
+    """Old checkpoints keep rotary frequencies, and tied ones a copy of the embedding; both follow from the
+    config.
+    """
+    tied_head = name == "lm_head.weight" and "lm_head.weight" not in places
+    if not tied_head and not name.endswith("rotary_emb.inv_freq"):
+        kind = "twice the" if name in places else "an unexpected"
+        raise ModelError(f"the checkpoint has {kind} tensor {name}")
