@@ -1,0 +1,1 @@
+"""The decode node: takes in prompts whose KV arrives over the wire, and writes the answers."""

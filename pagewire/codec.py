@@ -1,8 +1,8 @@
 """Messages to bytes and back, strictly.
 
 A message is a msgpack array ``[type name, {field: value, ...}]``. Decoding accepts exactly the fields of the
-named dataclass with exactly their annotated types, refuses duplicate keys, NaN, ext types and unknown types, and
-raises RemoteProtocolError on anything else. Knows dataclasses; knows no socket.
+named dataclass with exactly their annotated types, refuses duplicate keys, NaN, ext types and unknown types,
+and raises RemoteProtocolError on anything else. Knows dataclasses; knows no socket.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import types
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -44,7 +44,10 @@ class Codec:
 
 
 def unpack(data: bytes | memoryview) -> Any:
-    """Strict msgpack: no ext types, no duplicate keys, no NaN, bounded by the input's own size."""
+    """Strict msgpack: no ext types, no duplicate keys, bounded by the input's own size.
+
+    NaN and timestamps come through here; no field's type accepts them, so ``build`` refuses both.
+    """
     if len(data) > MAX_MESSAGE_BYTES:
         raise RemoteProtocolError(f"message of {len(data)} bytes is over the limit")
     try:
@@ -154,7 +157,7 @@ def _optional(item: Any) -> Any:
     return lambda value: None if value is None else item(value)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _converter(hint: Any) -> Any:
     """A function that checks and converts a decoded value of the annotated type ``hint``."""
     if isinstance(hint, NewType):

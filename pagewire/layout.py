@@ -1,13 +1,15 @@
 """What two nodes must agree on before KV bytes may pass between them.
 
 Knows shapes and sizes; knows no tensor, no device and no page. The canonical wire slab for a token range is
-``[layers, 2 (K, V), tokens, kv_heads, head_dim]``, C-contiguous, in ``dtype``. Page size is a node's own affair
-and is not part of the agreement.
+``[layers, 2 (K, V), tokens, kv_heads, head_dim]``, C-contiguous, in ``dtype``. Page size is a node's own
+affair and is not part of the agreement.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+
+from pagewire.errors import ConfigError
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -16,8 +18,9 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 class KVLayout:
     """Shape and meaning of one token's KV.
 
-    ``model`` is a fingerprint of the weights and of the config that shapes the KV (rope, norms): two nodes with
-    equal layouts write interchangeable bytes for the same token ids.
+    ``model`` is a fingerprint of the weights and of the config that shapes the KV (rope, norms): two nodes
+    with equal layouts write interchangeable bytes for the same token ids. Raises ConfigError on a shape
+    without bytes or an unknown dtype, since a layout may come from a peer.
     """
 
     layers: int
@@ -25,6 +28,12 @@ class KVLayout:
     head_dim: int
     dtype: str
     model: str
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.kv_heads, self.head_dim) < 1:
+            raise ConfigError("a KV layout has at least one layer, one head and one dimension")
+        if self.dtype not in DTYPE_BYTES:
+            raise ConfigError(f"KV of dtype {self.dtype} is not supported: use {', '.join(DTYPE_BYTES)}")
 
     @property
     def token_bytes(self) -> int:

@@ -1,12 +1,11 @@
 """How the next token is to be chosen: the parameters of one request, checked once at the door.
 
-Knows ranges and defaults; knows no logits. The field names and meanings are those of vLLM's ``SamplingParams``
-and, where OpenAI has the field, OpenAI's.
+Knows ranges and defaults; knows no logits. The field names and meanings are those of vLLM's
+``SamplingParams`` and, where OpenAI has the field, OpenAI's.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from pagewire.errors import RequestError
@@ -15,6 +14,7 @@ MAX_CHOICES = 16
 MAX_LOGPROBS = 20
 MAX_STOP = 16
 MAX_LOGIT_BIAS = 1024
+MAX_STOP_TOKEN_IDS = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +24,8 @@ class SamplingParams:
     ``temperature`` 0 means greedy. ``top_k`` 0 or -1 means no limit. ``max_tokens`` None means as far as the
     context goes. ``seed`` None means that one is drawn at admission; the draw for choice ``c`` at absolute
     position ``p`` depends on (seed, c, p) alone. ``logprobs`` k asks for the log-probability of each chosen
-    token and of the k most likely ones; ``prompt_logprobs`` the same for the prompt. Stop strings are not kept
-    in the text unless ``include_stop_str_in_output``. Raises RequestError with the field's name.
+    token and of the k most likely ones; ``prompt_logprobs`` the same for the prompt. Stop strings are not
+    kept in the text unless ``include_stop_str_in_output``. Raises RequestError with the field's name.
     """
 
     n: int = 1
@@ -48,10 +48,8 @@ class SamplingParams:
     prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        object.__setattr__(self, "stop", tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "stop", _items("stop", self.stop))
+        object.__setattr__(self, "stop_token_ids", _items("stop_token_ids", self.stop_token_ids))
         _whole("n", self.n, 1, MAX_CHOICES)
         _real("temperature", self.temperature, 0.0, 100.0)
         _real("top_p", self.top_p, 0.0, 1.0)
@@ -71,11 +69,22 @@ class SamplingParams:
             raise RequestError(
                 f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens})", param="min_tokens"
             )
-        if len(self.stop) > MAX_STOP or any(not isinstance(s, str) or not s for s in self.stop):
+        if len(self.stop) > MAX_STOP or not all(map(_is_text, self.stop)):
             raise RequestError(f"stop must be at most {MAX_STOP} non-empty strings", param="stop")
+        if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+            raise RequestError(
+                f"stop_token_ids may name at most {MAX_STOP_TOKEN_IDS} tokens", param="stop_token_ids"
+            )
+        for token in self.stop_token_ids:
+            _whole("stop_token_ids", token, 0, 1 << 31)
         for name in ("logprobs", "prompt_logprobs"):
             if (k := getattr(self, name)) is not None:
                 _whole(name, k, 0, MAX_LOGPROBS)
+        for name in ("ignore_eos", "include_stop_str_in_output"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name} must be true or false", param=name)
+        if not isinstance(self.logit_bias, dict):
+            raise RequestError("logit_bias must map token ids to numbers", param="logit_bias")
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
             raise RequestError(f"logit_bias may name at most {MAX_LOGIT_BIAS} tokens", param="logit_bias")
         for token, bias in self.logit_bias.items():
@@ -89,9 +98,27 @@ class SamplingParams:
     @property
     def penalised(self) -> bool:
         """True if the choice depends on which tokens came before."""
-        return (
-            self.presence_penalty != 0.0 or self.frequency_penalty != 0.0 or self.repetition_penalty != 1.0
-        )
+        return self.presence_penalty != 0.0 or self.frequency_penalty != 0.0 or self.repetition_penalty != 1.0
+
+
+def check_vocab(params: SamplingParams, vocab_size: int) -> None:
+    """Raise RequestError if ``params`` names a token that a row of ``vocab_size`` logits does not have."""
+    for name, tokens in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+        if any(token >= vocab_size for token in tokens):
+            raise RequestError(f"{name} has token ids outside [0, {vocab_size})", param=name)
+
+
+def _items(name: str, value: object) -> tuple[object, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, tuple | list):
+        raise RequestError(f"{name} must be a list", param=name)
+    return tuple(value)
+
+
+def _is_text(value: object) -> bool:
+    # a lone surrogate, which JSON can spell, has no bytes and so could not travel
+    return isinstance(value, str) and value != "" and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
@@ -100,10 +127,6 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
 
 
 def _real(name: str, value: object, low: float, high: float) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not low <= value <= high
-    ):
+    # NaN fails the comparison
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise RequestError(f"{name} must be a number from {low:g} to {high:g}", param=name)

@@ -1,0 +1,1 @@
+"""The prefill node: reads prompts, samples the first token, and hands the KV over to a decode node."""

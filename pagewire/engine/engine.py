@@ -199,6 +199,8 @@ class Engine:
             if (fork := self.pool.fork(seq.lease, seq.num_computed)) is not None:
                 self.runner.cache.copy_pages(fork.copies)
                 child.lease, child.num_computed = fork.lease, seq.num_computed
+            else:
+                child.preemptions = seq.preemptions + 1
             self.scheduler.admit(child)
         seq.choices, token = [live[0][0]], live[0][1]
         seq.tokens.append(token)

@@ -39,6 +39,8 @@ class KVCache:
 
     def write(self, slots: Ints, layers: slice, data: memoryview | bytes | Bytes) -> None:
         """Copy a slab in; inverse of ``read``. ``data`` is not kept."""
+        if len(slots) == 0:
+            return
         array = np.frombuffer(data, np.uint8)
         if not array.flags.writeable:  # torch may not alias memory that nobody may write
             array = array.copy()

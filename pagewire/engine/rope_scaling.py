@@ -1,14 +1,15 @@
 """Rotary tables: cos and sin for every position, with the scaling that the config asks for.
 
-Knows frequencies; knows no torch and no kernel. Each step of the arithmetic is done in float64 and rounded
-to float32 where the reference implementations hold a float32. So the table agrees with theirs, and is the
-same on every host whatever its vector units and thread count, which float32 ``cos`` and ``pow`` are not.
+Knows frequencies; knows no torch and no kernel. It holds float32 where the reference implementations do, so
+that the table agrees with theirs; but ``pow``, ``cos`` and ``sin`` are taken in float64 and then rounded,
+so that it is the same on every host: in float32 their last bit depends on vector units and on how threads
+split the work.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +66,9 @@ def _llama3(base: Floats, rope: RopeScaling) -> Floats:
     Source: https://github.com/meta-llama/llama-models, ``apply_scaling``.
     """
     original, low, high = rope.original_max_position_embeddings, rope.low_freq_factor, rope.high_freq_factor
-    waves = 2 * math.pi / base.astype(np.float64)
-    share = np.clip((original / waves - low) / (high - low), 0.0, 1.0)  # 1: kept
-    blended = (1 - share) * base / rope.factor + share * base
-    return blended.astype(np.float32)
+    waves = np.reciprocal(base) * (2 * math.pi)  # positions a turn
+    kept = np.clip((np.reciprocal(waves) * original - low) / (high - low), 0.0, 1.0)
+    return _float32((1 - kept) * base / rope.factor + kept * base)
 
 
 def _yarn(periods: Floats, base: Floats, config: ModelConfig) -> Floats:
@@ -84,10 +84,13 @@ def _yarn(periods: Floats, base: Floats, config: ModelConfig) -> Floats:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dim - 1)
     width = high - low if high != low else 0.001
-    interpolated = np.clip((np.arange(dim // 2) - low) / width, 0.0, 1.0)  # 0: kept
-    slow = 1.0 / (rope.factor * periods.astype(np.float64))
-    mixed: Floats = (slow * interpolated + base * (1 - interpolated)).astype(np.float32)
-    return mixed
+    kept = 1 - np.clip((np.arange(dim // 2, dtype=np.float32) - low) / width, 0.0, 1.0)
+    return _float32(1 / (rope.factor * periods) * (1 - kept) + base * kept)
+
+
+def _float32(values: NDArray[np.floating[Any]]) -> Floats:
+    assert values.dtype == np.float32  # every step above was rounded to it
+    return values.astype(np.float32, copy=False)
 
 
 def _yarn_attention_factor(rope: RopeScaling) -> float:

@@ -94,7 +94,9 @@ def _values(data: NDArray[np.uint8], info: TensorInfo) -> NDArray[Any]:
     try:
         values: NDArray[Any] = dequantize(raw, kind)
     except NotImplementedError as error:
-        raise UnsupportedModel(f"the tensor {info.name} is quantised as {kind.name}, not supported") from error
+        raise UnsupportedModel(
+            f"the tensor {info.name} is quantised as {kind.name}, not supported"
+        ) from error
     return values if values.flags.writeable else values.copy()
 
 

@@ -1,0 +1,103 @@
+"""Prompts whose KV is on its way: where they wait for pages, and what they hold until they are admitted.
+
+Waiting for pages happens here, before the engine knows of the request. Knows reservations and pages; knows no
+socket and no tensor. A reservation takes all pages of its prompt at once or none, so that two of them can never
+wait for each other; and it leaves room for what is running to grow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kv_transfer import TransferId
+from pagewire.engine.engine import Engine
+from pagewire.engine.pages import PageLease
+from pagewire.engine.sequence import Sequence, end_of
+from pagewire.messages import Handoff
+from pagewire.timeline import Stopwatch
+
+
+@dataclass(slots=True, eq=False)
+class Arrival:
+    """A request on its way. ``lease`` is None while it waits for pages."""
+
+    transfer: TransferId
+    handoff: Handoff
+    seq: Sequence
+    deadline: float
+    watch: Stopwatch
+    lease: PageLease | None = None
+
+
+class Landing:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: deque[Arrival] = deque()
+        self._arrivals: dict[TransferId, Arrival] = {}
+
+    def __len__(self) -> int:
+        return len(self._arrivals)
+
+    def __iter__(self) -> Iterator[Arrival]:
+        return iter(list(self._arrivals.values()))
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(1 for arrival in self._waiting if arrival.transfer in self._arrivals)
+
+    def expect(self, transfer: TransferId, handoff: Handoff, now: float) -> Arrival | None:
+        """Take a reservation. None if it can never fit in this node's pages."""
+        max_len = end_of(handoff.num_prompt, handoff.sampling, self._engine.config.max_model_len)
+        seq = Sequence(
+            handoff.request,
+            handoff.attempt,
+            list(handoff.choices),
+            list(handoff.tokens),
+            handoff.num_prompt,
+            handoff.sampling,
+            handoff.seed,
+            max_len,
+            cache_salt=handoff.cache_salt,
+        )
+        if not self._engine.scheduler.fits(seq):
+            return None
+        arrival = Arrival(transfer, handoff, seq, now + handoff.deadline_ms / 1000, Stopwatch(now))
+        self._arrivals[transfer] = arrival
+        self._waiting.append(arrival)
+        return arrival
+
+    def grant(self) -> Iterator[Arrival]:
+        """First come, first served: the reservations that have their pages now."""
+        while self._waiting:
+            arrival = self._waiting[0]
+            if arrival.transfer in self._arrivals and not self._lease(arrival):
+                return
+            self._waiting.popleft()
+            if arrival.lease is not None:
+                yield arrival
+
+    def get(self, transfer: TransferId) -> Arrival | None:
+        return self._arrivals.get(transfer)
+
+    def take(self, transfer: TransferId) -> Arrival | None:
+        """Remove an arrival; its lease goes with it to the caller."""
+        return self._arrivals.pop(transfer, None)
+
+    def _lease(self, arrival: Arrival) -> bool:
+        """Find the prefix that is here already and pages for the rest."""
+        engine, seq = self._engine, arrival.seq
+        pool, scheduler = engine.pool, engine.scheduler
+        if scheduler.waiting:  # something was preempted, and comes first
+            return False
+        hit = engine.cache.match(seq.tokens, seq.cache_salt, seq.page_hashes)
+        missing = pool.pages_for(len(seq.tokens)) - len(hit)
+        if missing + pool.reclaimable(hit) > scheduler.spare_pages:  # what is running keeps room to grow
+            return False
+        arrival.lease = pool.lease()
+        pool.share(arrival.lease, hit)
+        pool.grow(arrival.lease, missing)
+        seq.prefix_hit = len(hit) * pool.page_size
+        engine.cache.count(len(seq.tokens), seq.prefix_hit)
+        return True

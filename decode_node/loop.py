@@ -1,0 +1,231 @@
+"""The decode node's loop: reserve -> land -> adopt -> compute -> reply.
+
+With ``prefill_node.loop`` the only place that knows both the engine and the handoff. A request enters the engine
+when its KV has arrived whole and checked, as a sequence with all of its prompt computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kv_transfer import Dropped, Landed, Receiver, Reserved, TransferId, gauges
+from pagewire.codec import Codec
+from pagewire.engine.engine import Engine, Finished, StepOutput
+from pagewire.engine.pages import PageLease
+from pagewire.engine.slots import slots_of
+from pagewire.errors import RemoteProtocolError
+from pagewire.mailbox import RouterLost
+from pagewire.messages import (
+    DECODE,
+    Cancel,
+    Failed,
+    FirstTokens,
+    Handoff,
+    Hello,
+    Load,
+    NodeId,
+    RequestId,
+    Spans,
+)
+from pagewire.replies import Outbox, Replies, token_item
+from pagewire.timeline import FIRST_STEP, LANDING, QUEUE, Stopwatch
+
+from decode_node.landing import Arrival, Landing
+
+PAYLOADS = Codec(Handoff, FirstTokens)
+Key = tuple[RequestId, int]
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """An attempt that was adopted. ``open`` counts its choices that still run."""
+
+    router: NodeId
+    deadline: float
+    watch: Stopwatch
+    open: int
+
+
+class DecodeNode:
+    """``turn`` is one round of the loop. ``clock`` gives monotonic seconds."""
+
+    def __init__(
+        self, hello: Hello, engine: Engine, receiver: Receiver, outbox: Outbox, clock: Callable[[], float]
+    ) -> None:
+        self._hello = hello
+        self._engine = engine
+        self._receiver = receiver
+        self._outbox = outbox
+        self._clock = clock
+        self._replies = Replies(hello)
+        self._landing = Landing(engine)
+        self._live: dict[Key, Live] = {}
+
+    def turn(self) -> bool:
+        """One round. False if nothing was computed: the caller may sleep until something arrives."""
+        now = self._clock()
+        for router, message in self._outbox.drain():
+            self._receive(router, message)
+        for event in self._receiver.poll(now):
+            self._transferred(event, now)
+        self._expire(now)
+        self._grant(now)
+        out = self._engine.step()
+        self._reply(out, now)
+        self._outbox.report(self.load())
+        return bool(out.computed)
+
+    def load(self) -> Load:
+        accounts, scheduler = self._engine.accounts(), self._engine.scheduler
+        return Load(
+            waiting=self._landing.num_waiting + scheduler.num_waiting,
+            running=scheduler.num_running,
+            queued_tokens=scheduler.queued_tokens,
+            pages_free=accounts.free + accounts.cached,
+            pages_total=accounts.total,
+            transfers=self._receiver.open_transfers,
+            steps=self._engine.steps,
+            gauges={"landing": len(self._landing), "live": len(self._live)}
+            | self._engine.gauges()
+            | gauges(self._receiver),
+        )
+
+    def fail_all(self, code: str, message: str) -> None:
+        """Give every request back to its router, to be done elsewhere: this node is about to stop."""
+        for arrival in self._landing:
+            self._drop_arrival(arrival, code)
+        for key, live in list(self._live.items()):
+            self._fail(key, live, code, message)
+
+    # --- messages ----------------------------------------------------------------------------------------------
+
+    def _receive(self, router: NodeId, message: object) -> None:
+        match message:
+            case Cancel(request, attempt):
+                self._cancel(lambda key, _: key == (request, attempt))
+            case RouterLost(lost):
+                self._cancel(lambda _, owner: owner == lost)
+
+    def _cancel(self, wanted: Callable[[Key, NodeId], bool]) -> None:
+        for arrival in self._landing:
+            handoff = arrival.handoff
+            if wanted((handoff.request, handoff.attempt), handoff.router):
+                self._drop_arrival(arrival, "cancelled")
+        for key, live in list(self._live.items()):
+            if wanted(key, live.router):
+                self._drop_live(key)
+
+    # --- the handoff -------------------------------------------------------------------------------------------
+
+    def _transferred(self, event: Reserved | Landed | Dropped, now: float) -> None:
+        match event:
+            case Reserved(transfer=transfer, payload=payload):
+                self._expect(transfer, payload, now)
+            case Landed(transfer=transfer, payload=payload):
+                if (arrival := self._landing.get(transfer)) is not None:
+                    self._adopt(arrival, payload, now)
+            case Dropped(transfer=transfer):
+                if (gone := self._landing.take(transfer)) is not None:
+                    self._release(gone.lease)
+
+    def _expect(self, transfer: TransferId, payload: bytes, now: float) -> None:
+        try:
+            handoff = PAYLOADS.decode(payload)
+        except RemoteProtocolError as error:
+            self._receiver.refuse(transfer, error.code, str(error), retryable=False)
+            return
+        if self._landing.expect(transfer, handoff, now) is None:
+            reason = "the request does not fit this node's KV memory"
+            self._receiver.refuse(transfer, "too_long", reason, retryable=False)
+
+    def _grant(self, now: float) -> None:
+        for arrival in self._landing.grant():
+            assert arrival.lease is not None
+            arrival.watch.mark = now
+            slots = slots_of(arrival.lease.pages, len(arrival.seq.tokens), self._engine.config.page_size)
+            if not self._receiver.grant(arrival.transfer, arrival.seq.prefix_hit, slots):
+                self._landing.take(arrival.transfer)
+                self._release(arrival.lease)
+
+    def _adopt(self, arrival: Arrival, payload: bytes, now: float) -> None:
+        """The prompt's KV is here and checked: the sequence goes on as if it had been computed here."""
+        try:
+            first = PAYLOADS.decode(payload)
+        except RemoteProtocolError as error:
+            self._drop_arrival(arrival, error.code)
+            return
+        self._landing.take(arrival.transfer)
+        if not self._receiver.adopt(arrival.transfer):
+            self._release(arrival.lease)
+            return
+        handoff, seq = arrival.handoff, arrival.seq
+        arrival.watch.lap(LANDING, now)
+        live = Live(handoff.router, arrival.deadline, arrival.watch, len(first.items))
+        self._live[handoff.request, handoff.attempt] = live
+        seq.lease, seq.num_computed = arrival.lease, len(seq.tokens)
+        seq.choices = [item.choice for item in first.items]
+        self._engine.adopt(seq, [(item.choice, item.token) for item in first.items])
+        for item in first.items:  # the router drops what it has; this covers a prefill node that died
+            self._replies.token(handoff.router, item)
+
+    # --- replies and endings -----------------------------------------------------------------------------------
+
+    def _reply(self, out: StepOutput, began: float) -> None:
+        now = self._clock()
+        for token in out.tokens:
+            key = token.seq.request, token.seq.attempt
+            live = self._live[key]
+            self._replies.token(live.router, token_item(token))
+            if FIRST_STEP not in live.watch.ms:
+                live.watch.lap(QUEUE, began)
+                live.watch.lap(FIRST_STEP, now)
+                self._replies.spans(live.router, self._spans(key, live))
+        for finished in out.finished:
+            self._finished(finished)
+        self._replies.flush(self._outbox)
+
+    def _finished(self, finished: Finished) -> None:
+        self._engine.pool.release(finished.lease)
+        key = finished.seq.request, finished.seq.attempt
+        live = self._live.get(key)
+        if live is None:  # another choice of it has just failed
+            return
+        live.open -= 1
+        if finished.error:
+            self._fail(key, live, "bad_logits", finished.error, retryable=False)
+        elif not live.open:
+            del self._live[key]
+
+    def _expire(self, now: float) -> None:
+        for arrival in self._landing:
+            if now >= arrival.deadline:
+                self._drop_arrival(arrival, "deadline_exceeded")
+        for key, live in list(self._live.items()):
+            if now >= live.deadline:
+                reason = "the request's deadline passed"
+                self._fail(key, live, "deadline_exceeded", reason, retryable=False)
+
+    def _fail(self, key: Key, live: Live, code: str, message: str, *, retryable: bool = True) -> None:
+        node, epoch = self._hello.node, self._hello.epoch
+        self._outbox.send(live.router, Failed(node, epoch, *key, code, message, retryable))
+        self._drop_live(key)
+
+    def _drop_arrival(self, arrival: Arrival, code: str) -> None:
+        """The prefill node tells the router, if it is alive and still cares."""
+        self._receiver.abort(arrival.transfer, code, "the decode node ended it")
+        self._landing.take(arrival.transfer)
+        self._release(arrival.lease)
+
+    def _drop_live(self, key: Key) -> None:
+        for seq in self._engine.sequences(*key):
+            self._release(self._engine.abort(seq))
+        del self._live[key]
+
+    def _release(self, lease: PageLease | None) -> None:
+        if lease is not None:
+            self._engine.pool.release(lease)
+
+    def _spans(self, key: Key, live: Live) -> Spans:
+        hello = self._hello
+        return Spans(*key, hello.node, DECODE, hello.pid, dict(live.watch.ms), {})

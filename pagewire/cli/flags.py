@@ -1,0 +1,237 @@
+"""The flags that several commands share, in groups: one spelling, one help text, one default for each.
+
+Where vLLM has a flag of the same meaning, its spelling is accepted too. Knows flags; knows no command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+from pagewire.cli import machine, sizes
+from pagewire.errors import ConfigError
+from pagewire.hub import DEMO
+from pagewire.node_options import NodeOptions
+from router.options import RouterOptions
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LoadFormat = Literal["auto", "dummy"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="[MODEL]",
+        help='A hub id such as Qwen/Qwen3-0.6B, a folder, a .gguf file, or "demo" (SmolLM2-135M-Instruct).',
+    ),
+]
+DEFAULT_MODEL = DEMO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameFlags:
+    """For every command that starts something."""
+
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="What clients call the model; may be repeated. Default: the model's own name.",
+        ),
+    ] = None
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="Longest prompt plus answer, in tokens. Default: as far as the model and the KV cache go.",
+        ),
+    ] = None
+    log_level: Annotated[LogLevel, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = (
+        "info"
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.served_model_name or ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpFlags:
+    """For those that start a router."""
+
+    host: Annotated[
+        str,
+        typer.Option(metavar="HOST", help="Where to listen for clients.", rich_help_panel="HTTP"),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="0 takes a free one.", rich_help_panel="HTTP")
+    ] = 8000
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="PAGEWIRE_API_KEY",
+            metavar="KEY",
+            help="A key that clients must send (Authorization: Bearer KEY); may be repeated. Command lines "
+            "can be read by everybody on this machine: better use the environment.",
+            rich_help_panel="HTTP",
+        ),
+    ] = None
+    recovery_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="N",
+            min=0.0,
+            help="Seconds that a request whose node was lost waits for another.",
+            rich_help_panel="HTTP",
+        ),
+    ] = 8.0
+
+    def keys(self) -> tuple[str, ...]:
+        """Raises ConfigError on a key that no client could send, without saying what it is."""
+        keys = tuple(self.api_key or ())
+        if any(not key or not key.isascii() or not key.isprintable() or " " in key for key in keys):
+            raise ConfigError("an API key must be printable ASCII without spaces, and not empty")
+        return keys
+
+    def options(self, model: str, names: NameFlags) -> RouterOptions:
+        """A router but for its address in the cluster."""
+        return RouterOptions(
+            model=model,
+            mailbox="",
+            served_model_names=names.names,
+            host=self.host,
+            port=self.port,
+            api_keys=self.keys(),
+            max_model_len=names.max_model_len,
+            recovery_s=self.recovery_timeout,
+            log_level=names.log_level,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFlags:
+    """For those that start a node."""
+
+    kv_cache_memory: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE",
+            help="Memory of each node for the KV cache, such as 512MiB.",
+            rich_help_panel="Engine",
+        ),
+    ] = "1GiB"
+    page_size: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Tokens in a page of the KV cache.",
+            rich_help_panel="Engine",
+        ),
+    ] = 16
+    dtype: Annotated[
+        Dtype,
+        typer.Option(
+            metavar="DTYPE",
+            help="Of weights and KV cache: auto, float32, bfloat16 or float16.",
+            rich_help_panel="Engine",
+        ),
+    ] = "auto"
+    load_format: Annotated[
+        LoadFormat,
+        typer.Option(
+            metavar="FORMAT",
+            help="auto, or dummy: random weights in the model's shape.",
+            rich_help_panel="Engine",
+        ),
+    ] = "auto"
+    max_num_batched_tokens: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Tokens that one step computes; longer prompts take several.",
+            rich_help_panel="Engine",
+        ),
+    ] = 512
+    max_num_seqs: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Sequences that one step computes.", rich_help_panel="Engine"),
+    ] = 64
+    no_prefix_caching: Annotated[
+        bool,
+        typer.Option(
+            "--no-prefix-caching",
+            help="Forget the pages of finished requests; they are kept for later ones that begin alike.",
+            rich_help_panel="Engine",
+        ),
+    ] = False
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads-per-worker",
+            metavar="N",
+            min=1,
+            help="Threads of each node for arithmetic. Default: this machine's cores, shared out evenly.",
+            rich_help_panel="Engine",
+        ),
+    ] = None
+
+    def options(self, model: str, names: NameFlags, *, nodes: int) -> NodeOptions:
+        """A node, one of ``nodes`` on this host, but for its role, its id and its addresses."""
+        return NodeOptions(
+            node_id="",
+            role="",
+            model=model,
+            routers=(),
+            dtype=self.dtype,
+            load_format=self.load_format,
+            max_model_len=names.max_model_len,
+            page_size=self.page_size,
+            kv_cache_bytes=sizes.parse_size(self.kv_cache_memory),
+            max_batch_tokens=self.max_num_batched_tokens,
+            max_num_seqs=self.max_num_seqs,
+            threads=self.threads or max(1, machine.cores() // nodes),
+            prefix_caching=not self.no_prefix_caching,
+            served_model_name=names.names[0] if names.names else None,
+            log_level=names.log_level,
+        )
+
+
+SecretFile = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster-secret-file",
+        metavar="FILE",
+        envvar="PAGEWIRE_CLUSTER_SECRET_FILE",
+        help="A file of at least 32 bytes, the same on all hosts, that only its owner may read. "
+        "Nothing listens beyond this host without it.",
+        rich_help_panel="Cluster",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFlags:
+    """For a node that is started by itself."""
+
+    router: Annotated[
+        list[str],
+        typer.Option(
+            metavar="tcp://HOST:PORT",
+            help="The --listen address of the router; repeat it for several routers.",
+            rich_help_panel="Cluster",
+        ),
+    ]
+    node_id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name that no other node has. Default: the role and this host's name.",
+            rich_help_panel="Cluster",
+        ),
+    ] = None
+    secret_file: SecretFile = None

@@ -1,0 +1,73 @@
+"""Everything that ``pagewire serve`` runs on this host, as children to start. Opens and starts nothing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pagewire.cli import roles
+from pagewire.cli.children import ChildSpec
+from pagewire.messages import DECODE, PREFILL, ROUTER
+from pagewire.node_options import NodeOptions
+from router.options import RouterOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """How many of what. ``node`` and ``router`` are templates: ids and addresses are filled in here."""
+
+    prefill: int
+    decode: int
+    transport: str
+    node: NodeOptions
+    router: RouterOptions
+
+    def specs(self, folder: Path) -> list[ChildSpec]:
+        """The router, then the nodes. ``folder`` is private to us: the sockets between them lie there."""
+        mailbox = f"ipc://{folder / 'router'}"
+        nodes = [
+            replace(self.node, node_id=f"{role}-{i}", role=role, routers=(mailbox,), handoff=handoff)
+            for role, count in ((PREFILL, self.prefill), (DECODE, self.decode))
+            for i in range(count)
+            for handoff in (self._handoff(folder, i) if role == DECODE else "",)
+        ]
+        router = replace(self.router, mailbox=mailbox, router_id=ROUTER)
+        return [_spec(ROUTER, ROUTER, router, threads=1)] + [
+            _spec(node.role, node.node_id, node, threads=node.threads) for node in nodes
+        ]
+
+    def with_secret(self, path: str) -> Local:
+        """The same, with the cluster secret in the file ``path``."""
+        return replace(
+            self, node=replace(self.node, secret_file=path), router=replace(self.router, secret_file=path)
+        )
+
+    def _handoff(self, folder: Path, index: int) -> str:
+        return "tcp://127.0.0.1:0" if self.transport == "tcp" else f"shm://{folder / f'decode-{index}'}"
+
+
+def _spec(role: str, name: str, options: roles.Options, *, threads: int) -> ChildSpec:
+    return ChildSpec(
+        name=name,
+        argv=(sys.executable, "-m", "pagewire.cli.child", role, name),
+        options=roles.to_json(options),
+        env=thread_environment(threads),
+    )
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment for a process that computes with ``threads`` threads beside others on the same cores.
+
+    Waiting OpenMP threads sleep: by default they spin, and an idle node would take a busy one's cores.
+    """
+    count = str(threads)
+    return {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+        "KMP_BLOCKTIME": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }

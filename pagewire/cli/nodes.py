@@ -1,0 +1,122 @@
+"""``pagewire router``, ``prefill`` and ``decode``: one process each, in the foreground, for several hosts.
+
+Knows flags and addresses. What keeps services alive on a host (systemd, compose) supervises them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from pagewire.cli import addresses, local, roles
+from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, HttpFlags, Model, NameFlags, NodeFlags, SecretFile
+from pagewire.cli.groups import grouped
+from pagewire.messages import DECODE, PREFILL
+from pagewire.node_options import NodeOptions
+
+
+@grouped
+def router(
+    names: NameFlags,
+    http: HttpFlags,
+    model: Model = DEFAULT_MODEL,
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="tcp://HOST:PORT", help="Where nodes reach this router.", rich_help_panel="Cluster"
+        ),
+    ] = "tcp://127.0.0.1:7500",
+    router_id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A name that no other router has. Default: a new one.",
+            rich_help_panel="Cluster",
+        ),
+    ] = None,
+    secret_file: SecretFile = None,
+) -> None:
+    """Run one router: HTTP for clients, and a mailbox that nodes dial. Needs no torch.
+
+    [bold]Three hosts[/bold], 10.0.0.1 to 10.0.0.3, with the same secret file on each:
+
+        head -c 32 /dev/urandom > secret; chmod 400 secret
+
+        export PAGEWIRE_CLUSTER_SECRET_FILE=secret
+
+        pagewire router MODEL --listen tcp://0.0.0.0:7500 --host 0.0.0.0
+
+        pagewire prefill MODEL --router tcp://10.0.0.1:7500
+
+        pagewire decode MODEL --router tcp://10.0.0.1:7500 --handoff tcp://0.0.0.0:7600
+
+    The router reads only the tokenizer of the model. Nodes may come and go while it runs.
+    """
+    addresses.free_port(http.host, http.port)
+    mailbox = addresses.mailbox(listen, "--listen")
+    options = http.options(model, names)
+    roles.run(replace(options, mailbox=mailbox, router_id=router_id, secret_file=secret_file))
+
+
+@grouped
+def prefill(names: NameFlags, node: NodeFlags, engine: EngineFlags, model: Model = DEFAULT_MODEL) -> None:
+    """Run one prefill node: it reads prompts, and sends their KV to the decode nodes that the router names.
+
+    [bold]Example[/bold]:
+
+        pagewire prefill MODEL --router tcp://10.0.0.1:7500 --cluster-secret-file secret
+
+    It listens nowhere. See pagewire router --help for a whole cluster.
+    """
+    _run(PREFILL, node, engine.options(model, names, nodes=1), handoff="")
+
+
+@grouped
+def decode(
+    names: NameFlags,
+    node: NodeFlags,
+    engine: EngineFlags,
+    model: Model = DEFAULT_MODEL,
+    handoff: Annotated[
+        str,
+        typer.Option(
+            metavar="tcp://HOST:PORT",
+            help="Where prefill nodes reach this node. 0.0.0.0 stands for this host's address on the way to "
+            "the router, port 0 for a free port.",
+            rich_help_panel="Cluster",
+        ),
+    ] = "tcp://127.0.0.1:0",
+) -> None:
+    """Run one decode node: it takes over requests whose prompt was read elsewhere, and writes their answers.
+
+    [bold]Example[/bold]:
+
+        pagewire decode MODEL --router tcp://10.0.0.1:7500 --handoff tcp://10.0.0.3:7600
+
+    See pagewire router --help for a whole cluster.
+    """
+    routers = _routers(node)
+    _run(DECODE, node, engine.options(model, names, nodes=1), handoff=addresses.handoff(handoff, routers[0]))
+
+
+def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> None:
+    # Before torch is loaded: its thread pools read the environment once.
+    os.environ.update(local.thread_environment(options.threads))
+    roles.run(
+        replace(
+            options,
+            role=role,
+            node_id=node.node_id or f"{role}-{socket.gethostname()}",
+            routers=_routers(node),
+            handoff=handoff,
+            secret_file=node.secret_file,
+        )
+    )
+
+
+def _routers(node: NodeFlags) -> tuple[str, ...]:
+    return tuple(addresses.mailbox(address, "--router") for address in node.router)

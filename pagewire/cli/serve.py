@@ -1,0 +1,130 @@
+"""``pagewire serve``: the router and all nodes on this host, under one supervisor.
+
+Knows flags and what the user is told. ``local`` says what is started, ``supervisor`` keeps it alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from pagewire import hub
+from pagewire.cli import addresses, machine, sizes
+from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, HttpFlags, Model, NameFlags
+from pagewire.cli.groups import grouped
+from pagewire.cli.local import Local
+from pagewire.cli.progress import view_for
+from pagewire.cli.supervisor import GRACE, End, Supervisor
+from pagewire.cli.welcome import banner, until_ready
+from pagewire.errors import ConfigError
+
+Transport = Literal["auto", "shm", "tcp"]
+_NVIDIA = Path("/dev/nvidiactl")
+
+
+@grouped
+def serve(
+    names: NameFlags,
+    http: HttpFlags,
+    engine: EngineFlags,
+    model: Model = DEFAULT_MODEL,
+    model_option: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="The same as the argument.")
+    ] = DEFAULT_MODEL,
+    prefill: Annotated[int, typer.Option(metavar="N", min=1, help="Prefill nodes: they read prompts.")] = 1,
+    decode: Annotated[int, typer.Option(metavar="N", min=1, help="Decode nodes: they write answers.")] = 1,
+    transport: Annotated[
+        Transport,
+        typer.Option(metavar="KIND", help="How KV travels between the nodes: auto, shm or tcp. auto is shm."),
+    ] = "auto",
+) -> None:
+    """Serve a model on this host: a router, prefill nodes and decode nodes, each a process of its own.
+
+    [bold]Try it[/bold] with a small model that the set-up fetched:
+
+        pagewire serve
+
+    [bold]A model from the hub[/bold], with two prefill nodes and three decode nodes:
+
+        pagewire serve Qwen/Qwen3-0.6B --prefill 2 --decode 3 --kv-cache-memory 4GiB
+
+    [bold]A GGUF file[/bold] for the local network, with a key:
+
+        PAGEWIRE_API_KEY=... pagewire serve ./model.gguf --host 0.0.0.0
+
+    Ctrl-C ends everything. For several hosts, see: pagewire router --help
+    """
+    model = _one_of(model, model_option)
+    local = Local(
+        prefill=prefill,
+        decode=decode,
+        transport=transport,
+        node=engine.options(model, names, nodes=prefill + decode),
+        router=replace(
+            http.options(model, names),
+            port=addresses.free_port(http.host, http.port),
+            grace_s=GRACE - 1.0,  # it must have said goodbye to its clients before it is killed
+        ),
+    )
+    check_memory(local)
+    source = hub.resolve(model)  # here, once: all nodes would download it at the same time
+    end = asyncio.run(_supervise(local, names.names[0] if names.names else source.name))
+    if end.message:
+        print(f"pagewire: {end.message}", file=sys.stderr)
+    raise typer.Exit(end.code)
+
+
+def _one_of(argument: str, option: str) -> str:
+    """The model, if not two different ones are named."""
+    if DEFAULT_MODEL not in (argument, option) and argument != option:
+        raise ConfigError(f"two models are named: {argument} and {option}")
+    return option if argument == DEFAULT_MODEL else argument
+
+
+def check_memory(local: Local) -> None:
+    """Raises ConfigError if the KV caches alone are more than this machine has."""
+    nodes = local.prefill + local.decode
+    each, there = local.node.kv_cache_bytes, machine.memory_available()
+    if nodes * each > there and not _NVIDIA.exists():  # with a GPU the pages lie in its memory
+        raise ConfigError(
+            f"{nodes} nodes with {sizes.format_size(each)} of KV cache each need more than the "
+            f"{sizes.format_size(there)} that are free; lower --kv-cache-memory"
+        )
+
+
+async def _supervise(local: Local, name: str) -> End:
+    with tempfile.TemporaryDirectory(prefix="pagewire-", dir=_short_folder()) as folder:
+        if local.transport == "tcp":
+            local = local.with_secret(_new_secret(Path(folder)))
+        specs = local.specs(Path(folder))
+        view = view_for([spec.name for spec in specs])
+
+        async def announce(pids: dict[str, int]) -> None:
+            await until_ready(local.router.host, local.router.port)
+            view.close()
+            print(banner(local.router, name, pids), flush=True)
+
+        try:
+            return await Supervisor(specs, view, announce).run()
+        finally:
+            view.close()
+
+
+def _short_folder() -> str | None:
+    """Where our private folder goes: a socket's path may not be longer than about 100 bytes."""
+    return None if len(tempfile.gettempdir()) < 60 else "/tmp"
+
+
+def _new_secret(folder: Path) -> str:
+    """Other users of this host can reach a port of 127.0.0.1, so even there the nodes prove who they are."""
+    path = folder / "secret"
+    path.touch(mode=0o600)
+    path.write_bytes(secrets.token_bytes(32))
+    return str(path)

@@ -1,0 +1,119 @@
+"""What a prefill and a decode node have in common as programs: start, loop, stop.
+
+Knows options, the engine, the mailbox and signals. Which way KV travels is the business of the two callables that
+the program hands in.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import zmq
+
+from pagewire import __version__
+from pagewire.engine.build import Built, build_engine
+from pagewire.engine.engine import Engine
+from pagewire.errors import ConfigError
+from pagewire.hub import resolve
+from pagewire.mailbox import NodeMailbox
+from pagewire.messages import Epoch, Hello, NodeId
+from pagewire.node_options import NodeOptions
+from pagewire.secret import load_secret
+from pagewire.status import Reporter
+
+IDLE_S = 0.02  # how long a loop with nothing to compute sleeps before it looks at its deadlines
+
+
+class Endpoint(Protocol):
+    """A node's end of the handoff."""
+
+    def due_in(self, now: float) -> float: ...
+    def sockets(self) -> list[zmq.Socket[bytes]]: ...
+    def close(self) -> None: ...
+
+
+class Loop(Protocol):
+    def turn(self) -> bool: ...
+    def fail_all(self, code: str, message: str) -> None: ...
+
+
+OpenEndpoint = Callable[[NodeOptions, Built, Epoch, bytes | None], tuple[Endpoint, str]]
+MakeLoop = Callable[[Hello, Engine, Any, NodeMailbox, Callable[[], float]], Loop]
+
+
+def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeLoop) -> None:
+    """Load the model, join the routers and serve until SIGTERM or SIGINT. Raises ConfigError before that.
+
+    ``open_endpoint`` returns the node's end of the handoff and the address at which others reach it ("" for none).
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    status = Reporter(options.status_fd)
+    secret = load_secret(options.secret_file) if options.secret_file else None
+    torch.set_num_threads(options.threads)
+    source = resolve(options.model)
+    built = build_engine(
+        source,
+        dtype=options.dtype,
+        load_format=options.load_format,
+        max_model_len=options.max_model_len,
+        kv_cache_bytes=options.kv_cache_bytes,
+        page_size=options.page_size,
+        max_batch_tokens=options.max_batch_tokens,
+        max_num_seqs=options.max_num_seqs,
+        prefix_caching=options.prefix_caching,
+        progress=status.loading,
+    )
+    epoch = Epoch(secrets.token_hex(8))
+    endpoint, address = open_endpoint(options, built, epoch, secret)
+    refusals: list[str] = []
+    hello = _hello(options, built, epoch, address, options.served_model_name or source.name)
+    mailbox = NodeMailbox(hello, list(options.routers), secret, refused=refusals.append)
+    try:
+        loop = make_loop(hello, built.engine, endpoint, mailbox, time.monotonic)
+        config = built.engine.config
+        status.ready(dtype=built.layout.dtype, num_pages=config.num_pages, max_model_len=config.max_model_len)
+        while not stop.is_set() and not refusals:
+            if not loop.turn():
+                idle_s = min(IDLE_S, endpoint.due_in(time.monotonic()))
+                _wait([mailbox.socket, *endpoint.sockets()], idle_s)
+        loop.fail_all("node_stopped", "the node is stopping")
+        loop.turn()
+    finally:
+        mailbox.close()
+        endpoint.close()
+    if refusals:
+        raise ConfigError(f"the router refused this node: {refusals[0]}")
+
+
+def _wait(sockets: list[zmq.Socket[bytes]], seconds: float) -> None:
+    """Sleep until a message is here, or that long."""
+    poller = zmq.Poller()
+    for socket in sockets:
+        poller.register(socket, zmq.POLLIN)
+    poller.poll(int(seconds * 1000))
+
+
+def _hello(options: NodeOptions, built: Built, epoch: Epoch, address: str, served: str) -> Hello:
+    config = built.engine.config
+    return Hello(
+        node=NodeId(options.node_id),
+        epoch=epoch,
+        role=options.role,
+        version=__version__,
+        pid=os.getpid(),
+        layout=built.layout,
+        address=address,
+        served_model=served,
+        max_model_len=config.max_model_len,
+        num_pages=config.num_pages,
+        page_size=config.page_size,
+    )

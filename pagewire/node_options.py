@@ -1,0 +1,44 @@
+"""What one prefill or decode node is told when it starts: the contract of command line and node.
+
+Knows flags and addresses; knows no default that depends on the machine, and opens nothing. Every field is
+plain data, so that the options travel to a child process as JSON (``pagewire.codec.build`` reads them back,
+strictly). Whoever starts the process also ends it: a node knows nothing of its parent
+(``pagewire.lifeline``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """One node. ``role`` is ``messages.PREFILL`` or ``messages.DECODE``.
+
+    ``model`` is what ``hub.resolve`` takes; ``served_model_name`` is what clients call it (None: the
+    model's own name). ``routers`` are the mailbox addresses that the node dials, ``ipc://`` or ``tcp://``.
+    ``handoff`` is where a decode node listens for KV (``shm://...`` or ``tcp://host:port``; port 0 takes a
+    free one, and Hello tells the router which); "" for a prefill node. ``max_model_len`` None means as far
+    as the model's config goes. ``kv_cache_bytes`` is all the memory for pages. ``threads`` is for one
+    step's arithmetic. ``secret_file`` holds the cluster secret. ``status_fd`` is where
+    ``pagewire.status.Reporter`` writes; None: nobody listens.
+    """
+
+    node_id: str
+    role: str
+    model: str
+    routers: tuple[str, ...]
+    handoff: str = ""
+    dtype: str = "auto"
+    load_format: str = "auto"
+    max_model_len: int | None = None
+    page_size: int = 16
+    kv_cache_bytes: int = 1 << 30
+    max_batch_tokens: int = 512
+    max_num_seqs: int = 64
+    threads: int = 1
+    prefix_caching: bool = True
+    secret_file: str | None = None
+    served_model_name: str | None = None
+    log_level: str = "info"
+    status_fd: int | None = None

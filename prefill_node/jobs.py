@@ -1,0 +1,123 @@
+"""What a prefill node holds for one attempt, from its arrival to the end of its handoff.
+
+Knows states and times; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from kv_transfer import TransferId
+from pagewire.engine.pages import PageLease
+from pagewire.engine.sequence import Sequence, end_of
+from pagewire.messages import Handoff, NodeId, PrefillRequest, RequestId
+from pagewire.timeline import Stopwatch
+
+Key = tuple[RequestId, int]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One attempt. It is queued, then reserving, then computing, then handing over; ``transfer`` and ``seq`` say
+    which. After the engine is done with it, the job owns the lease until the decode node has adopted the pages."""
+
+    router: NodeId
+    request: PrefillRequest
+    deadline: float  # on this node's clock, seconds
+    watch: Stopwatch
+    transfer: TransferId | None = None
+    seq: Sequence | None = None
+    lease: PageLease | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def taken(cls, router: NodeId, request: PrefillRequest, now: float) -> Job:
+        return cls(router, request, now + request.deadline_ms / 1000, Stopwatch(now))
+
+    @property
+    def key(self) -> Key:
+        return self.request.request, self.request.attempt
+
+    @property
+    def reserving(self) -> bool:
+        """Asked for room on the decode side, and not yet answered."""
+        return self.transfer is not None and self.seq is None and self.lease is None
+
+    @property
+    def hands_over(self) -> bool:
+        """False if the first token is also the last one that may be sampled."""
+        params = self.request.sampling
+        done = len(self.request.tokens) - self.request.num_prompt
+        return params.max_tokens is None or done + 1 < params.max_tokens
+
+
+    def sequence(self, max_model_len: int) -> Sequence:
+        """What the engine is to compute: the tokens, and one more."""
+        request = self.request
+        return Sequence(
+            request.request,
+            request.attempt,
+            list(request.choices),
+            list(request.tokens),
+            request.num_prompt,
+            request.sampling,
+            request.seed,
+            end_of(request.num_prompt, request.sampling, max_model_len),
+            budget=1,
+            cache_salt=request.cache_salt,
+        )
+
+    def handoff(self, now: float) -> Handoff:
+        """What the decode node must know to go on."""
+        request = self.request
+        return Handoff(
+            self.router,
+            request.request,
+            request.attempt,
+            request.choices,
+            request.tokens,
+            request.num_prompt,
+            request.sampling,
+            request.seed,
+            request.cache_salt,
+            int((self.deadline - now) * 1000),
+        )
+
+
+class Jobs:
+    """All jobs of a node, by (request, attempt) and by transfer."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[Key, Job] = {}
+        self._by_transfer: dict[TransferId, Job] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(list(self._by_key.values()))
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._by_key
+
+    def add(self, job: Job) -> None:
+        self._by_key[job.key] = job
+
+    def bind(self, job: Job, transfer: TransferId) -> None:
+        job.transfer = transfer
+        self._by_transfer[transfer] = job
+
+    def get(self, key: Key) -> Job | None:
+        return self._by_key.get(key)
+
+    def of(self, seq: Sequence) -> Job:
+        return self._by_key[seq.request, seq.attempt]
+
+    def moving(self, transfer: TransferId) -> Job | None:
+        return self._by_transfer.get(transfer)
+
+    def remove(self, job: Job) -> None:
+        del self._by_key[job.key]
+        if job.transfer is not None:
+            self._by_transfer.pop(job.transfer, None)

@@ -1,0 +1,231 @@
+"""The prefill node's loop: take -> reserve -> compute -> stream pages -> release.
+
+With ``decode_node.loop`` the only place that knows both the engine and the handoff. No prompt is computed before a
+decode node has granted room for it. The engine sees ordinary sequences with a budget of one token; a finished
+sequence's lease stays with its job until the decode node has adopted the pages.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from kv_transfer import Done, Granted, Lost, Refused, Sender, gauges
+from pagewire.codec import Codec
+from pagewire.engine.engine import Engine, Finished, StepOutput
+from pagewire.engine.slots import slots_of
+from pagewire.errors import RequestError
+from pagewire.mailbox import RouterLost
+from pagewire.messages import (
+    PREFILL,
+    Cancel,
+    Failed,
+    FirstTokens,
+    Handoff,
+    Hello,
+    Load,
+    NodeId,
+    PrefillRequest,
+    PromptLogprobs,
+    Spans,
+)
+from pagewire.replies import Outbox, Replies, token_item
+from pagewire.timeline import (
+    CACHED_TOKENS,
+    PREFILL_COMPUTE,
+    QUEUE,
+    RESERVE,
+    TRANSFER_BYTES,
+    TRANSFER_EXPOSED,
+    TRANSFER_FRAMES,
+    TRANSFER_HIDDEN,
+)
+from prefill_node.jobs import Job, Jobs
+
+PAYLOADS = Codec(Handoff, FirstTokens)
+
+
+class PrefillNode:
+    """``turn`` is one round of the loop. ``clock`` gives monotonic seconds."""
+
+    def __init__(
+        self, hello: Hello, engine: Engine, sender: Sender, outbox: Outbox, clock: Callable[[], float]
+    ) -> None:
+        self._hello = hello
+        self._engine = engine
+        self._sender = sender
+        self._outbox = outbox
+        self._clock = clock
+        self._replies = Replies(hello)
+        self._jobs = Jobs()
+        self._queue: deque[Job] = deque()
+        self._ahead = 2 * engine.config.max_batch_tokens  # tokens asked for before they can be computed
+
+    def turn(self) -> bool:
+        """One round. False if nothing was computed: the caller may sleep until something arrives."""
+        now = self._clock()
+        for router, message in self._outbox.drain():
+            self._receive(router, message, now)
+        for event in self._sender.poll(now):
+            self._transferred(event, now)
+        self._expire(now)
+        self._reserve(now)
+        out = self._engine.step()
+        self._stream(out, now)
+        self._reply(out)
+        self._outbox.report(self.load())
+        return bool(out.computed)
+
+    def load(self) -> Load:
+        accounts, scheduler = self._engine.accounts(), self._engine.scheduler
+        return Load(
+            waiting=len(self._queue) + scheduler.num_waiting,
+            running=scheduler.num_running,
+            queued_tokens=sum(len(job.request.tokens) for job in self._queue) + scheduler.queued_tokens,
+            pages_free=accounts.free + accounts.cached,
+            pages_total=accounts.total,
+            transfers=self._sender.open_transfers,
+            steps=self._engine.steps,
+            gauges={"jobs": len(self._jobs)} | self._engine.gauges() | gauges(self._sender),
+        )
+
+    def fail_all(self, code: str, message: str) -> None:
+        """Give every job back to its router, to be done elsewhere: this node is about to stop."""
+        for job in self._jobs:
+            self._fail(job, code, message)
+
+    # --- messages ----------------------------------------------------------------------------------------------
+
+    def _receive(self, router: NodeId, message: object, now: float) -> None:
+        match message:
+            case PrefillRequest(request, attempt):
+                if (request, attempt) not in self._jobs:
+                    self._take(Job.taken(router, message, now), now)
+            case Cancel(request, attempt):
+                if (job := self._jobs.get((request, attempt))) is not None:
+                    self._drop(job, "cancelled")
+            case RouterLost(lost):
+                for job in self._jobs:
+                    if job.router == lost:
+                        self._drop(job, "router_lost")
+
+    def _take(self, job: Job, now: float) -> None:
+        self._jobs.add(job)
+        if job.hands_over:
+            self._queue.append(job)
+        else:
+            job.watch.lap(QUEUE, now)
+            self._admit(job)
+
+    def _admit(self, job: Job) -> None:
+        job.seq = job.sequence(self._engine.config.max_model_len)
+        try:
+            self._engine.admit(job.seq)
+        except RequestError as error:
+            job.seq = None
+            self._fail(job, error.code, str(error), retryable=False)
+
+    # --- the handoff -------------------------------------------------------------------------------------------
+
+    def _reserve(self, now: float) -> None:
+        """Ask for room on the decode side, about one batch ahead of the computation."""
+        ahead = self._engine.scheduler.queued_tokens + sum(
+            len(job.request.tokens) for job in self._jobs if job.reserving
+        )
+        while self._queue and ahead < self._ahead:
+            job = self._queue.popleft()
+            if job.key not in self._jobs:  # it was cancelled in the queue
+                continue
+            job.watch.lap(QUEUE, now)
+            ahead += len(job.request.tokens)
+            payload = PAYLOADS.encode(job.handoff(now))
+            address, left = job.request.decode.address, job.deadline - now
+            transfer = self._sender.reserve(address, len(job.request.tokens), payload, left, now)
+            self._jobs.bind(job, transfer)
+
+    def _transferred(self, event: Granted | Refused | Done | Lost, now: float) -> None:
+        job = self._jobs.moving(event.transfer)
+        if job is None:
+            return
+        match event:
+            case Granted():
+                job.watch.lap(RESERVE, now)
+                self._admit(job)
+            case Done(stats=stats):
+                job.watch.ms |= {TRANSFER_HIDDEN: stats.hidden_ms, TRANSFER_EXPOSED: stats.exposed_ms}
+                job.counts |= {TRANSFER_BYTES: stats.bytes, TRANSFER_FRAMES: stats.frames}
+                self._replies.spans(job.router, self._spans(job))
+                self._forget(job)
+            case Refused(code=code, reason=reason, retryable=retryable):
+                self._fail(job, code, reason, retryable=retryable)
+            case Lost(code=code, reason=reason):
+                self._fail(job, code, reason)
+
+    def _stream(self, out: StepOutput, began: float) -> None:
+        """Tell the sender which tokens' KV is in which pages now, and which pages are no longer theirs."""
+        for seq in out.preempted:
+            if (transfer := self._jobs.of(seq).transfer) is not None:
+                self._sender.retract(transfer)
+        for seq, start, end, pages in out.computed:
+            job = self._jobs.of(seq)
+            if PREFILL_COMPUTE not in job.watch.ms:
+                job.watch.lap(QUEUE, began)
+                job.watch.add(PREFILL_COMPUTE, 0.0)
+                job.counts[CACHED_TOKENS] = start
+            if job.transfer is not None:
+                slots = slots_of(pages, end, self._engine.config.page_size)
+                self._sender.publish(job.transfer, slots, end)
+
+    def _reply(self, out: StepOutput) -> None:
+        now = self._clock()
+        for seq, scores in out.prompt_logprobs:
+            reply = PromptLogprobs(seq.request, seq.attempt, scores.logprobs, scores.top)
+            self._replies.prompt(self._jobs.of(seq).router, reply)
+        for token in out.tokens:
+            self._replies.token(self._jobs.of(token.seq).router, token_item(token))
+        for finished in out.finished:
+            self._finished(finished, now)
+        self._replies.flush(self._outbox)
+
+    def _finished(self, finished: Finished, now: float) -> None:
+        """The engine is done with a sequence: commit its handoff, or end it here if nothing is left to decode."""
+        job = self._jobs.of(finished.seq)
+        job.seq, job.lease = None, finished.lease
+        if finished.error:
+            self._fail(job, "bad_logits", finished.error, retryable=False)
+            return
+        job.watch.lap(PREFILL_COMPUTE, now)
+        self._replies.spans(job.router, self._spans(job))
+        if job.transfer is not None and finished.live:
+            first = FirstTokens([token_item(token) for token in finished.live])
+            self._sender.commit(job.transfer, PAYLOADS.encode(first), now)
+        else:
+            self._drop(job, "nothing_to_decode")
+
+    # --- endings -----------------------------------------------------------------------------------------------
+
+    def _expire(self, now: float) -> None:
+        for job in self._jobs:
+            if now >= job.deadline:
+                self._fail(job, "deadline_exceeded", "the request's deadline passed", retryable=False)
+
+    def _fail(self, job: Job, code: str, message: str, *, retryable: bool = True) -> None:
+        node, epoch = self._hello.node, self._hello.epoch
+        self._outbox.send(job.router, Failed(node, epoch, *job.key, code, message, retryable))
+        self._drop(job, code)
+
+    def _drop(self, job: Job, code: str) -> None:
+        if job.transfer is not None:
+            self._sender.abort(job.transfer, code, "the prefill node ended it")
+        self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        """The one place where a job ends and its pages go back."""
+        lease = job.lease if job.seq is None else self._engine.abort(job.seq)
+        if lease is not None:
+            self._engine.pool.release(lease)
+        self._jobs.remove(job)
+
+    def _spans(self, job: Job) -> Spans:
+        hello = self._hello
+        return Spans(*job.key, hello.node, PREFILL, hello.pid, dict(job.watch.ms), dict(job.counts))

@@ -1,0 +1,194 @@
+"""A router's view of one prefill and one decode node that live in this process, on a wire that tests can break."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from tiny import model_folder
+
+from decode_node.loop import DecodeNode
+from kv_transfer import Receiver, Sender, Timeouts
+from kv_transfer.transports.loopback import Loopback
+from pagewire.engine.build import Built, build_engine
+from pagewire.engine.engine import Engine
+from pagewire.messages import (
+    DECODE,
+    PREFILL,
+    Cancel,
+    DecodeTarget,
+    Epoch,
+    Failed,
+    Hello,
+    Load,
+    NodeId,
+    PrefillRequest,
+    RequestId,
+    Spans,
+    TokenItem,
+    Tokens,
+)
+from pagewire.sampling import SamplingParams
+from prefill_node.loop import PrefillNode
+
+ROUTER = NodeId("router")
+TOKEN_BYTES = 3 * 2 * 2 * 16 * 4
+
+
+class Post:
+    """An Outbox whose other end is the test."""
+
+    def __init__(self) -> None:
+        self.inbox: deque[tuple[NodeId, Any]] = deque()
+        self.sent: list[Any] = []
+        self.load = Load()
+
+    def drain(self) -> list[tuple[NodeId, Any]]:
+        return [self.inbox.popleft() for _ in range(len(self.inbox))]
+
+    def send(self, router: NodeId, message: object) -> None:
+        assert router == ROUTER
+        self.sent.append(message)
+
+    def report(self, load: Load) -> None:
+        self.load = load
+
+
+class World:
+    """One prefill node, one decode node, a clock that the test moves, and what the router was told."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        prefill_pages: int = 128,
+        decode_pages: int = 128,
+        prefill_page_size: int = 16,
+        decode_page_size: int = 16,
+        budget: int = 64,
+        network: Loopback | None = None,
+    ) -> None:
+        self.now = 100.0
+        self.network = network or Loopback()
+        self.posts = {PREFILL: Post(), DECODE: Post()}
+        built = _build(folder, prefill_pages, prefill_page_size, budget)
+        self.prefill_engine = built.engine
+        quick = Timeouts(retry_s=1.0, stall_s=5.0)
+        self.sender = Sender(
+            self.network.end("p"), built.engine.runner.cache, built.layout, "pe", quick, poll_bytes=4096
+        )
+        self.prefill = PrefillNode(
+            _hello(PREFILL, built), built.engine, self.sender, self.posts[PREFILL], lambda: self.now
+        )
+        built = _build(folder, decode_pages, decode_page_size, budget)
+        self.decode_engine = built.engine
+        self.receiver = Receiver(
+            self.network.end("d"), built.engine.runner.cache, built.layout, "de", timeouts=quick
+        )
+        self.decode = DecodeNode(
+            _hello(DECODE, built), built.engine, self.receiver, self.posts[DECODE], lambda: self.now
+        )
+        self._ids = itertools.count()
+
+    def ask(
+        self, tokens: list[int], params: SamplingParams, name: str | None = None, seed: int = 7
+    ) -> RequestId:
+        request = RequestId(name or f"r{next(self._ids)}")
+        target = DecodeTarget(NodeId("d"), Epoch("de"), "d")
+        self.posts[PREFILL].inbox.append(
+            (
+                ROUTER,
+                PrefillRequest(
+                    request, 1, list(range(params.n)), tokens, len(tokens), params, seed, "", 60_000, target
+                ),
+            )
+        )
+        return request
+
+    def cancel(self, request: RequestId) -> None:
+        for post in self.posts.values():
+            post.inbox.append((ROUTER, Cancel(request, 1)))
+
+    def turn(self) -> None:
+        self.now += 0.01
+        self.prefill.turn()
+        self.decode.turn()
+
+    def run(self, limit: int = 3000) -> None:
+        """Turn until both nodes hold nothing any more."""
+        for _ in range(limit):
+            self.turn()
+            if self.quiet:
+                return
+        raise AssertionError(f"still busy: {self.prefill.load()} {self.decode.load()}")
+
+    @property
+    def quiet(self) -> bool:
+        loads = self.prefill.load(), self.decode.load()
+        held = loads[0].gauges["jobs"] + loads[1].gauges["landing"] + loads[1].gauges["live"]
+        mail = any(post.inbox for post in self.posts.values())
+        return not (mail or held or any(x.waiting or x.running or x.transfers for x in loads))
+
+    def engines(self) -> tuple[Engine, Engine]:
+        return self.prefill_engine, self.decode_engine
+
+    def check_nothing_is_held(self) -> None:
+        for engine in self.engines():
+            engine.pool.check()
+            assert engine.accounts().leased == 0
+            assert not engine.busy
+        assert self.sender.open_transfers == self.receiver.open_transfers == 0
+        assert self.receiver.credit_bytes == 0
+
+    # --- what the router was told ------------------------------------------------------------------------------
+
+    def items(self, role: str | None = None) -> list[TokenItem]:
+        roles = [role] if role else [PREFILL, DECODE]
+        return [i for r in roles for m in self.posts[r].sent if isinstance(m, Tokens) for i in m.items]
+
+    def answers(self) -> dict[tuple[str, int], tuple[list[int], str]]:
+        """Tokens and finish reason by (request, choice); repeats must agree."""
+        found: dict[tuple[str, int], dict[int, TokenItem]] = {}
+        for item in self.items():
+            choice = found.setdefault((item.request, item.choice), {})
+            assert choice.setdefault(item.index, item) == item
+        return {
+            key: ([items[i].token for i in range(len(items))], items[len(items) - 1].finish)
+            for key, items in found.items()
+        }
+
+    def failures(self) -> list[Failed]:
+        return [m for post in self.posts.values() for m in post.sent if isinstance(m, Failed)]
+
+    def spans(self, role: str) -> list[Spans]:
+        return [s for m in self.posts[role].sent if isinstance(m, Tokens) for s in m.spans]
+
+
+def _build(folder: Path, pages: int, page_size: int, budget: int) -> Built:
+    return build_engine(
+        model_folder(folder),
+        load_format="dummy",
+        page_size=page_size,
+        kv_cache_bytes=pages * page_size * TOKEN_BYTES,
+        max_batch_tokens=budget,
+    )
+
+
+def _hello(role: str, built: Built) -> Hello:
+    config = built.engine.config
+    address = "d" if role == DECODE else ""
+    return Hello(
+        NodeId(address or "p"),
+        Epoch(f"{address or 'p'}e"),
+        role,
+        "0.1.0",
+        1 if role == PREFILL else 2,
+        built.layout,
+        address,
+        "tiny",
+        config.max_model_len,
+        config.num_pages,
+        config.page_size,
+    )

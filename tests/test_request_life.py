@@ -1,0 +1,211 @@
+"""One request's life, read from top to bottom: both nodes in one process, on a wire without sockets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from one_process import World
+from tiny import model_folder, sequence
+
+from kv_transfer.transports.base import Arrived, Peer
+from kv_transfer.transports.loopback import Loopback
+from pagewire.engine.build import build_engine
+from pagewire.messages import DECODE, PREFILL
+from pagewire.sampling import SamplingParams
+from pagewire.timeline import (
+    CACHED_TOKENS,
+    FIRST_STEP,
+    LANDING,
+    PREFILL_COMPUTE,
+    QUEUE,
+    RESERVE,
+    TRANSFER_BYTES,
+    TRANSFER_EXPOSED,
+    TRANSFER_HIDDEN,
+)
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
+PROMPT = [5 + i * 7 % 90 for i in range(50)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("models") / "tiny").path
+
+
+def colocated(folder: Path, tokens: list[int], params: SamplingParams, seed: int = 7) -> dict[int, list[int]]:
+    """The same request on one engine."""
+    engine = build_engine(model_folder(folder), load_format="dummy", kv_cache_bytes=1 << 20).engine
+    engine.admit(sequence(tokens, params, seed=seed))
+    answers: dict[int, list[int]] = {}
+    while engine.busy:
+        for token in engine.step().tokens:
+            answers.setdefault(token.choice, []).append(token.sampled.token)
+    return answers
+
+
+def test_the_answer_is_that_of_one_engine(folder: Path) -> None:
+    world = World(folder)
+    request = world.ask(PROMPT, GREEDY)
+    world.run()
+    assert world.answers() == {(request, 0): (colocated(folder, PROMPT, GREEDY)[0], "length")}
+    world.check_nothing_is_held()
+
+
+def test_prefill_sends_the_first_token_and_decode_the_rest(folder: Path) -> None:
+    world = World(folder)
+    world.ask(PROMPT, GREEDY)
+    world.run()
+    assert [item.index for item in world.items(PREFILL)] == [0]
+    assert [item.index for item in world.items(DECODE)] == list(range(8))
+
+
+def test_every_span_of_the_timeline_is_told(folder: Path) -> None:
+    world = World(folder)
+    world.ask(PROMPT, GREEDY)
+    world.run()
+    prefill, decode = world.spans(PREFILL)[-1], world.spans(DECODE)[-1]
+    assert set(prefill.ms) == {QUEUE, RESERVE, PREFILL_COMPUTE, TRANSFER_HIDDEN, TRANSFER_EXPOSED}
+    assert set(decode.ms) == {LANDING, QUEUE, FIRST_STEP}
+    assert prefill.pid != decode.pid
+    assert prefill.counts[TRANSFER_BYTES] == len(PROMPT) * 3 * 2 * 2 * 16 * 4
+
+
+def test_choices_share_one_prefill_and_one_transfer(folder: Path) -> None:
+    params = SamplingParams(temperature=0.9, n=3, max_tokens=6, ignore_eos=True)
+    world = World(folder)
+    request = world.ask(PROMPT, params)
+    world.run()
+    expected = colocated(folder, PROMPT, params)
+    assert world.answers() == {(request, c): (tokens, "length") for c, tokens in expected.items()}
+    assert world.sender.counts.done == 1
+    world.check_nothing_is_held()
+
+
+def test_a_single_token_needs_no_handoff(folder: Path) -> None:
+    world = World(folder)
+    request = world.ask(PROMPT, SamplingParams(temperature=0.0, max_tokens=1))
+    world.run()
+    assert len(world.answers()[request, 0][0]) == 1
+    assert world.sender.counts.reserved == 0
+    world.check_nothing_is_held()
+
+
+def test_what_decode_already_holds_is_not_sent_again(folder: Path) -> None:
+    world = World(folder)
+    first, second = world.ask(PROMPT, GREEDY), None
+    world.run()
+    sent = world.sender.counts.bytes
+    second = world.ask(PROMPT, GREEDY)
+    world.run()
+    assert world.answers()[first, 0] == world.answers()[second, 0]
+    assert world.sender.counts.bytes - sent == 2 * 3 * 2 * 2 * 16 * 4  # 48 of 50 tokens are in full pages there
+    assert world.spans(PREFILL)[-1].counts[CACHED_TOKENS] == 48
+
+
+@pytest.mark.parametrize(("prefill_size", "decode_size"), [(16, 16), (16, 64), (64, 16), (8, 1)])
+@pytest.mark.parametrize("budget", [16, 512])
+def test_page_sizes_may_differ_and_chunks_do_not_matter(
+    folder: Path, prefill_size: int, decode_size: int, budget: int
+) -> None:
+    world = World(
+        folder,
+        prefill_page_size=prefill_size,
+        decode_page_size=decode_size,
+        prefill_pages=2048 // prefill_size,
+        decode_pages=2048 // decode_size,
+        budget=budget,
+    )
+    asked = {world.ask(PROMPT[: 3 + 9 * i], GREEDY): PROMPT[: 3 + 9 * i] for i in range(6)}
+    world.run()
+    for request, tokens in asked.items():
+        assert world.answers()[request, 0][0] == colocated(folder, tokens, GREEDY)[0]
+    world.check_nothing_is_held()
+
+
+def test_small_pools_preempt_and_wait_and_change_nothing(folder: Path) -> None:
+    long = SamplingParams(temperature=0.8, max_tokens=40, ignore_eos=True)
+    world = World(folder, prefill_pages=14, decode_pages=16, prefill_page_size=8, decode_page_size=8, budget=24)
+    asked = {world.ask(PROMPT[i : i + 30], long): PROMPT[i : i + 30] for i in range(12)}
+    world.run()
+    for request, tokens in asked.items():
+        assert world.answers()[request, 0][0] == colocated(folder, tokens, long)[0]
+    assert world.decode_engine.preemptions > 0
+    world.check_nothing_is_held()
+
+
+@pytest.mark.parametrize("turns", range(0, 16))
+def test_cancel_in_every_phase_frees_everything(folder: Path, turns: int) -> None:
+    world = World(folder, budget=16)
+    request = world.ask(PROMPT, GREEDY)
+    for _ in range(turns):
+        world.turn()
+    world.cancel(request)
+    world.run(100)
+    world.check_nothing_is_held()
+
+
+def test_a_request_that_cannot_fit_decode_fails_by_name(folder: Path) -> None:
+    world = World(folder, decode_pages=3)
+    world.ask(PROMPT, GREEDY)
+    world.run()
+    (failed,) = world.failures()
+    assert (failed.code, failed.retryable) == ("too_long", False)
+    world.check_nothing_is_held()
+
+
+@pytest.mark.parametrize("turns", range(0, 12))
+def test_a_vanished_decode_node_fails_the_request_and_frees_prefill(folder: Path, turns: int) -> None:
+    world = World(folder, budget=16)
+    world.ask(PROMPT, GREEDY)
+    for _ in range(turns):
+        world.turn()
+    world.network.leave(Peer(b"d"))
+    for _ in range(20):
+        world.now += 0.5
+        world.prefill.turn()
+    assert world.prefill.load().gauges["jobs"] == 0
+    assert world.prefill_engine.accounts().leased == 0
+    assert [f.retryable for f in world.failures()] == ([] if world.sender.counts.done else [True])
+
+
+@pytest.mark.parametrize("turns", range(1, 12))
+def test_a_vanished_prefill_node_frees_the_landing(folder: Path, turns: int) -> None:
+    world = World(folder, budget=16)
+    world.ask(PROMPT, GREEDY)
+    for _ in range(turns):
+        world.turn()
+    world.network.leave(Peer(b"p"))
+    for _ in range(40):
+        world.now += 0.5
+        world.decode.turn()
+    assert world.decode.load().gauges["landing"] == 0
+    assert world.decode_engine.accounts().leased == 0
+
+
+class Damaging(Loopback):
+    """Flips one bit of the body of the n-th frame with one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.left = number
+
+    def carry(self, target: Peer, frame: Arrived) -> None:
+        if len(frame.body) > 2000:
+            self.left -= 1
+            if self.left == 0:
+                body = bytearray(frame.body)
+                body[len(body) // 2] ^= 4
+                frame = frame._replace(body=bytes(body))
+        self.deliver(target, frame)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_flipped_bit_never_becomes_an_answer(folder: Path, number: int) -> None:
+    world = World(folder, budget=16, network=Damaging(number))
+    request = world.ask(PROMPT, GREEDY)
+    world.run()
+    assert [failed.retryable for failed in world.failures()] == [True]
+    assert len(world.answers().get((request, 0), ([], ""))[0]) <= 1  # the first token comes from prefill
+    world.check_nothing_is_held()
