@@ -90,20 +90,16 @@ def _cached(repo: str) -> Path | None:
 
 
 def _downloaded(repo: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HTTPError,  # type: ignore[attr-defined] # of its HTTP client, whichever
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub import errors, snapshot_download
 
+    client_error = errors.HTTPError  # type: ignore[attr-defined]  # of the HTTP client that it uses
     try:
         return Path(snapshot_download(repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise ModelError(f"{repo} is gated: accept its licence on the hub and set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise ModelError(f"there is no model {repo} on the hub; if it is private, set HF_TOKEN") from error
-    except (HTTPError, OSError) as error:
+    except (client_error, OSError) as error:
         raise ModelError(f"{repo} could not be downloaded from the hub ({type(error).__name__})") from error
 
 

@@ -33,7 +33,7 @@ class KVLayout:
         if min(self.layers, self.kv_heads, self.head_dim) < 1:
             raise ConfigError("a KV layout has at least one layer, one head and one dimension")
         if self.dtype not in DTYPE_BYTES:
-            raise ConfigError(f"KV of dtype {self.dtype} is not supported: use {', '.join(DTYPE_BYTES)}")
+            raise ConfigError(f"KV of dtype {self.dtype[:20]} is not supported: use {', '.join(DTYPE_BYTES)}")
 
     @property
     def token_bytes(self) -> int:

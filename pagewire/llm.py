@@ -20,7 +20,6 @@ from tqdm import tqdm
 from pagewire.engine.build import build_engine
 from pagewire.engine.engine import Finished, Token
 from pagewire.engine.prompt_logprobs import PromptLogprobs
-from pagewire.engine.sampler import check_vocab
 from pagewire.engine.sequence import Sequence
 from pagewire.errors import PromptTooLong, RequestError, RequestFailed
 from pagewire.hub import DEMO, resolve
@@ -73,7 +72,6 @@ class LLM:
             prefix_caching=enable_prefix_caching,
         )
         self.engine = built.engine
-        self._vocab = built.model.vocab_size
         self._tokenizer = load_tokenizer(source)
         self._count = 0
 
@@ -118,11 +116,8 @@ class LLM:
         limit = self.engine.config.max_model_len
         if not tokens:
             raise RequestError("the prompt is empty", param="prompt")
-        if any(not 0 <= token < self._vocab for token in tokens):
-            raise RequestError(f"the prompt has token ids outside [0, {self._vocab})", param="prompt")
         if len(tokens) >= limit:
             raise PromptTooLong(f"the prompt has {len(tokens)} tokens and the context {limit}", param="prompt")
-        check_vocab(params, self._vocab)
         self._count += 1
         new = params.max_tokens if params.max_tokens is not None else limit
         seq = Sequence(

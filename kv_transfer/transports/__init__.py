@@ -1,0 +1,10 @@
+"""Wires for the handoff, chosen by the scheme of an address: ``tcp://host:port``, ``shm:///path`` or
+``shm://*``.
+"""
+
+from __future__ import annotations
+
+from kv_transfer.transports.base import Arrived, Listener, Peer, Transport
+from kv_transfer.transports.choose import Dialer, open_receiver, open_sender
+
+__all__ = ["Arrived", "Dialer", "Listener", "Peer", "Transport", "open_receiver", "open_sender"]

@@ -23,7 +23,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         help='A hub id such as Qwen/Qwen3-0.6B, a folder, a .gguf file, or "demo" (SmolLM2-135M-Instruct).',
     ),
 ]

@@ -15,24 +15,21 @@ _KIND = inspect.Parameter.KEYWORD_ONLY
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with its dataclass parameters spread out into their fields, as typer wants them.
+    """``command`` with its dataclass parameters spread out into their fields, after its own.
 
     Fields carry the flag in their annotation (``Annotated[int, typer.Option(...)]``), and its default.
     """
     hints = get_type_hints(command, include_extras=True)
     own = inspect.signature(command).parameters.values()
     groups = {p.name: hints[p.name] for p in own if is_dataclass(hints[p.name])}
-    spread: list[inspect.Parameter] = []
-    for p in own:
-        if p.name in groups:
-            spread += _fields(groups[p.name])
-        else:
-            spread.append(p.replace(annotation=hints[p.name], kind=_KIND))
+    spread = [p.replace(annotation=hints[p.name], kind=_KIND) for p in own if p.name not in groups]
+    for group in groups.values():
+        spread += _fields(group)
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         for name, group in groups.items():
-            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group)})
+            values[name] = group(**{f.name: values.pop(f.name) for f in fields(group) if f.name in values})
         command(**values)
 
     run.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from pagewire import status
 from pagewire.cli import addresses, local, roles
 from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, HttpFlags, Model, NameFlags, NodeFlags, SecretFile
 from pagewire.cli.groups import grouped
+from pagewire.cli.progress import view_for
 from pagewire.messages import DECODE, PREFILL
 from pagewire.node_options import NodeOptions
 
@@ -106,16 +109,37 @@ def decode(
 def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> None:
     # Before torch is loaded: its thread pools read the environment once.
     os.environ.update(local.thread_environment(options.threads))
+    name = node.node_id or f"{role}-{socket.gethostname()}"
     roles.run(
         replace(
             options,
             role=role,
-            node_id=node.node_id or f"{role}-{socket.gethostname()}",
+            node_id=name,
             routers=_routers(node),
             handoff=handoff,
             secret_file=node.secret_file,
+            status_fd=_shown(name),
         )
     )
+
+
+def _shown(name: str) -> int:
+    """A descriptor for a node's status: what is written to it is shown by a thread of this process."""
+    reader, writer = os.pipe()
+    threading.Thread(target=_show, args=(name, reader), name="status", daemon=True).start()
+    return writer
+
+
+def _show(name: str, reader: int) -> None:
+    view = view_for([name])
+    with os.fdopen(reader, "rb") as lines:
+        for line in lines:
+            match status.parse(line):
+                case status.Loading() as event:
+                    view.loading(name, event)
+                case status.Ready() as event:
+                    view.close()
+                    view.ready(name, os.getpid(), event)
 
 
 def _routers(node: NodeFlags) -> tuple[str, ...]:

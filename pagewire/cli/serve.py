@@ -6,9 +6,7 @@ Knows flags and what the user is told. ``local`` says what is started, ``supervi
 from __future__ import annotations
 
 import asyncio
-import secrets
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +16,7 @@ import typer
 from pagewire import hub
 from pagewire.cli import addresses, machine, sizes
 from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, HttpFlags, Model, NameFlags
+from pagewire.cli.folder import new_secret, private_folder
 from pagewire.cli.groups import grouped
 from pagewire.cli.local import Local
 from pagewire.cli.progress import view_for
@@ -100,10 +99,11 @@ def check_memory(local: Local) -> None:
 
 
 async def _supervise(local: Local, name: str) -> End:
-    with tempfile.TemporaryDirectory(prefix="pagewire-", dir=_short_folder()) as folder:
+    with private_folder() as folder:
         if local.transport == "tcp":
-            local = local.with_secret(_new_secret(Path(folder)))
-        specs = local.specs(Path(folder))
+            # Other users of this host can reach a port of 127.0.0.1: the nodes prove who they are.
+            local = local.with_secret(str(new_secret(folder)))
+        specs = local.specs(folder)
         view = view_for([spec.name for spec in specs])
 
         async def announce(pids: dict[str, int]) -> None:
@@ -115,16 +115,3 @@ async def _supervise(local: Local, name: str) -> End:
             return await Supervisor(specs, view, announce).run()
         finally:
             view.close()
-
-
-def _short_folder() -> str | None:
-    """Where our private folder goes: a socket's path may not be longer than about 100 bytes."""
-    return None if len(tempfile.gettempdir()) < 60 else "/tmp"
-
-
-def _new_secret(folder: Path) -> str:
-    """Other users of this host can reach a port of 127.0.0.1, so even there the nodes prove who they are."""
-    path = folder / "secret"
-    path.touch(mode=0o600)
-    path.write_bytes(secrets.token_bytes(32))
-    return str(path)

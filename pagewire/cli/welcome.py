@@ -39,6 +39,7 @@ def banner(router: RouterOptions, name: str, pids: dict[str, int]) -> str:
         "model": name,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
         "max_tokens": 32,
+        "temperature": 0,
         "timing": True,
     }
     headers = "-H 'Content-Type: application/json'"

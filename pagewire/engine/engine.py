@@ -21,6 +21,7 @@ from pagewire.engine.scheduler import Scheduler
 from pagewire.engine.sequence import Sequence
 from pagewire.errors import RequestError
 from pagewire.messages import RequestId
+from pagewire.sampling import check_vocab
 
 
 class Computed(NamedTuple):
@@ -95,7 +96,10 @@ class Engine:
         }
 
     def admit(self, seq: Sequence) -> None:
-        """Take in a sequence, fresh or with its KV present. Raises RequestError if it can never fit."""
+        """Take in a sequence, fresh or with its KV present. Raises RequestError if it can never run here."""
+        check_vocab(seq.sampling, self.runner.vocab_size)
+        if not 0 <= min(seq.tokens) <= max(seq.tokens) < self.runner.vocab_size:
+            raise RequestError(f"token ids must be in [0, {self.runner.vocab_size})", param="prompt")
         if not self.scheduler.fits(seq):
             raise RequestError(
                 f"a request of {seq.max_len} tokens needs more KV memory than this node has"

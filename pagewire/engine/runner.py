@@ -22,6 +22,10 @@ class ModelRunner:
         assert cache.pages.shape[0] == decoder.config.layers
         self.decoder, self.cache = decoder, cache
 
+    @property
+    def vocab_size(self) -> int:
+        return self.decoder.config.vocab_size
+
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
         """Compute the batch and store its KV; float32 logits [R, vocab_size] of ``batch.logit_rows``."""

@@ -24,7 +24,6 @@ from torch import Tensor
 from pagewire.engine.sequence import Sequence
 from pagewire.rng import uniform
 from pagewire.sampling import SamplingParams
-from pagewire.sampling import check_vocab as check_vocab
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]

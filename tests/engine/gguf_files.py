@@ -1,4 +1,4 @@
-"""Writes transformers models as GGUF, the way llama.cpp's converter does: independent of pagewire's reader."""
+"""Writes transformers models as GGUF, as llama.cpp's converter does; independent of pagewire's reader."""
 
 from __future__ import annotations
 

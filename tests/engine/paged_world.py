@@ -23,7 +23,7 @@ def runner_for(decoder: Decoder, num_pages: int = 96, page_size: int = PAGE) -> 
 
 
 class Paged:
-    """Sequences over one runner; sequence ``i`` has pages i, n + i, 2n + i, ... so that none is contiguous."""
+    """Sequences over one runner; sequence ``i`` has pages i, n + i, 2n + i, ... never in a row."""
 
     def __init__(self, decoder: Decoder, sequences: int = 1, page_size: int = PAGE, pages: int = 96) -> None:
         self.runner = runner_for(decoder, pages, page_size)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from paged_world import Paged
-from tiny_models import ours, oracle, prompt
+from tiny_models import oracle, ours, prompt
 
 from pagewire.engine.model import Decoder
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pagewire.engine import sampler
 from pagewire.engine.sampler import InvalidLogits, Sampled, SampleRow, sample, score_prompt
@@ -21,7 +22,7 @@ GREEDY = {"temperature": 0.0}
 
 
 def row(tokens: list[int] | None = None, prompt: int = 1, **params: Any) -> SampleRow:
-    """A row of a sequence; ``seed``, ``choices`` and ``banned`` are the row's, the rest sampling parameters."""
+    """``seed``, ``choices`` and ``banned`` are the row's own, the rest sampling parameters."""
     own = {k: params.pop(k) for k in ("seed", "choices", "banned") if k in params}
     tokens = [0] if tokens is None else tokens
     own = {"seed": 1, "choices": [0]} | own
@@ -39,7 +40,7 @@ def tokens_of(result: list[Sampled] | InvalidLogits) -> list[int]:
     return [s.token for s in result]
 
 
-# --- the reference: every step in the order of the documentation, by full sorts ---------------------------------
+# --- the reference: every step in the order of the documentation, by full sorts ---
 
 
 def reference_probs(logits: np.ndarray, r: SampleRow) -> np.ndarray:
@@ -135,7 +136,8 @@ def test_frequencies_follow_the_exact_distribution(filters: dict[str, Any]) -> N
     logits = np.linspace(-1.5, 1.5, 12, dtype=np.float32)
     probs = reference_probs(logits, row(**filters))
     draws = 6000
-    rows = [row(seed=9, tokens=[0] * (i + 1), **filters) for i in range(draws)]
+    params = SamplingParams(**filters)
+    rows = [SampleRow(params, seed, [0], [0], 1) for seed in range(draws)]
     result = sample(torch.from_numpy(logits).expand(draws, -1), rows)
     counts = np.bincount([tokens_of(s)[0] for s in result], minlength=12)
     assert counts[probs == 0].sum() == 0
@@ -145,7 +147,7 @@ def test_frequencies_follow_the_exact_distribution(filters: dict[str, Any]) -> N
     assert statistic <= freedom + 4.5 * math.sqrt(2 * freedom) + 3
 
 
-# --- meaning of single parameters --------------------------------------------------------------------------------
+# --- meaning of single parameters ---
 
 
 def test_greedy_takes_the_lowest_of_equals() -> None:
@@ -220,7 +222,7 @@ def test_a_row_made_of_a_sequence_draws_at_its_length() -> None:
     assert [s.token for s in one([0.0] * 1000, r)] == [int(uniform(77, c, 7) * 1000) for c in (0, 1)]
 
 
-# --- choices and batches ------------------------------------------------------------------------------------------
+# --- choices and batches ---
 
 
 def test_choices_differ_and_equal_rows_of_their_own() -> None:
@@ -254,7 +256,9 @@ def worlds(draw: st.DrawFn) -> tuple[torch.Tensor, list[SampleRow], list[int]]:
 
 @given(worlds())
 @settings(deadline=None, max_examples=150)
-def test_a_row_alone_equals_the_row_among_others(world: tuple[torch.Tensor, list[SampleRow], list[int]]) -> None:
+def test_a_row_alone_equals_the_row_among_others(
+    world: tuple[torch.Tensor, list[SampleRow], list[int]],
+) -> None:
     logits, rows, order = world
     together = sample(logits, rows)
     assert [sample(logits[r : r + 1], [rows[r]])[0] for r in range(len(rows))] == together
@@ -276,7 +280,7 @@ def test_the_thread_count_changes_nothing() -> None:
     assert results[0] == results[1]
 
 
-# --- broken rows --------------------------------------------------------------------------------------------------
+# --- broken rows ---
 
 
 @pytest.mark.parametrize("params", [GREEDY, {}, {"top_p": 0.5}, GREEDY | {"logprobs": 1}], ids=str)
@@ -302,11 +306,19 @@ def test_minus_infinity_is_never_drawn() -> None:
     assert {tokens_of(r)[0] for r in result} == {2, 4}
 
 
+@pytest.mark.parametrize(("u", "token"), [(0.0, 1), (0.5, 3), (1 - 2**-53, 3)])
+def test_a_draw_on_the_edge_belongs_to_the_next_token_with_weight(
+    monkeypatch: pytest.MonkeyPatch, u: float, token: int
+) -> None:
+    monkeypatch.setattr(sampler, "uniform", lambda *_: u)
+    assert one([-math.inf, 0.0, -math.inf, 0.0, -math.inf], row())[0].token == token
+
+
 def test_no_rows() -> None:
     assert sample(torch.zeros(0, 5), []) == []
 
 
-# --- log-probabilities --------------------------------------------------------------------------------------------
+# --- log-probabilities ---
 
 
 def test_logprobs_are_those_of_the_raw_distribution() -> None:
@@ -344,7 +356,7 @@ def test_a_prompt_row_scores_the_same_in_any_chunk() -> None:
     logits = torch.randn(6, 500, generator=torch.Generator().manual_seed(3))
     whole = score_prompt(logits, [1] * 6, 3)
     parts = [score_prompt(logits[i : i + 2], [1, 1], 3) for i in (0, 2, 4)]
-    assert whole == (sum((p[0] for p in parts), []), sum((p[1] for p in parts), []))
+    assert whole == ([s for p in parts for s in p[0]], [t for p in parts for t in p[1]])
 
 
 def test_a_broken_prompt_row_scores_minus_infinity() -> None:

@@ -12,7 +12,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import oracle, ours
 from torch import Tensor
 
-from pagewire.engine.weights import load_model
+from pagewire.engine.model import Decoder
+from pagewire.engine.weights import Progress, load_model, safetensors_files
+from pagewire.engine.weights.dummy import tensors
+from pagewire.engine.weights.load import fill
 from pagewire.errors import ConfigError, ModelError
 from pagewire.hub import resolve
 from pagewire.model_config import ModelConfig, load_config
@@ -30,40 +33,47 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def filled(folder: Path, dtype: torch.dtype = torch.float32, progress: Progress | None = None) -> Decoder:
+    """A decoder whose weights are in place and still plain."""
+    decoder = Decoder(load_config(resolve(str(folder))), dtype, torch.device("cpu"))
+    fill(decoder, safetensors_files.tensors(folder), progress)
+    return decoder
+
+
 def change(folder: Path, edit: Callable[[dict[str, Tensor]], object]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    edit(tensors)
-    save_file(tensors, folder / "model.safetensors")
+    stored = load_file(folder / "model.safetensors")
+    edit(stored)
+    save_file(stored, folder / "model.safetensors")
 
 
 def test_missing_tensor_is_named(folder: Path) -> None:
-    change(folder, lambda tensors: tensors.pop(NORM))
+    change(folder, lambda stored: stored.pop(NORM))
     with pytest.raises(ModelError, match=NORM):
         ours(folder)
 
 
 def test_unexpected_tensor_is_named(folder: Path) -> None:
-    change(folder, lambda tensors: tensors.update({"model.extra.weight": torch.ones(2)}))
+    change(folder, lambda stored: stored.update({"model.extra.weight": torch.ones(2)}))
     with pytest.raises(ModelError, match=r"unexpected tensor model\.extra\.weight"):
         ours(folder)
 
 
 def test_misshaped_tensor_is_named_with_both_shapes(folder: Path) -> None:
-    change(folder, lambda tensors: tensors.update({NORM: torch.ones(7)}))
+    change(folder, lambda stored: stored.update({NORM: torch.ones(7)}))
     with pytest.raises(ModelError, match=rf"{NORM} has shape \[7\], not \[48\]"):
         ours(folder)
 
 
 def test_rotary_frequencies_of_old_checkpoints_are_left_out(folder: Path) -> None:
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    change(folder, lambda tensors: tensors.update({name: torch.ones(4)}))
+    change(folder, lambda stored: stored.update({name: torch.ones(4)}))
     ours(folder)
 
 
 def test_head_of_a_tied_checkpoint_is_the_embedding(tmp_path: Path) -> None:
     oracle("llama-tied").save_pretrained(tmp_path)
-    change(tmp_path, lambda tensors: tensors.update({"lm_head.weight": torch.zeros(160, 48)}))
-    decoder = ours(tmp_path)
+    change(tmp_path, lambda stored: stored.update({"lm_head.weight": torch.zeros(160, 48)}))
+    decoder = filled(tmp_path)
     assert decoder.lm_head is decoder.embed
     assert decoder.embed.any()
 
@@ -75,14 +85,13 @@ def test_bfloat16_checkpoint_widens_exactly(tmp_path: Path) -> None:
 
 
 def test_weights_take_the_dtype_asked_for(folder: Path) -> None:
-    source = resolve(str(folder))
-    decoder = load_model(source, load_config(source), torch.bfloat16)
-    assert {weight.dtype for weight in decoder.named_weights().values()} == {torch.bfloat16}
+    weights = filled(folder, torch.bfloat16).named_weights()
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
 
 
 def test_progress_ends_at_the_size_in_memory(folder: Path) -> None:
     seen: list[tuple[int, int]] = []
-    decoder = ours(folder, progress=lambda done, total: seen.append((done, total)))
+    decoder = filled(folder, progress=lambda done, total: seen.append((done, total)))
     size = sum(weight.nbytes for weight in decoder.named_weights().values())
     assert seen == sorted(seen)
     assert seen[-1] == (size, size)
@@ -114,8 +123,13 @@ def test_index_that_is_no_index_is_a_model_error(folder: Path) -> None:
         ours(folder)
 
 
-def dummy(config: ModelConfig = CONFIG) -> dict[str, Tensor]:
-    return load_model(None, config, torch.float32, load_format="dummy").named_weights()
+def dummy() -> dict[str, Tensor]:
+    places = Decoder(CONFIG, torch.float32, torch.device("cpu")).named_weights()
+    return dict(tensors({name: place.shape for name, place in places.items()}))
+
+
+def test_dummy_model_needs_only_a_config() -> None:
+    assert load_model(None, CONFIG, torch.float32, load_format="dummy").config == CONFIG
 
 
 def test_dummy_weights_are_the_same_every_time() -> None:

@@ -39,20 +39,22 @@ def load_model(
     if load_format not in LOAD_FORMATS:
         raise ConfigError(f"--load-format {load_format}: use {' or '.join(LOAD_FORMATS)}")
     decoder = Decoder(config, dtype, torch.device(device), positions)
-    places = decoder.named_weights()
     if load_format == "dummy":
-        tensors = dummy.tensors({name: place.shape for name, place in places.items()})
+        tensors = dummy.tensors({name: place.shape for name, place in decoder.named_weights().items()})
     elif source is None:
         raise ConfigError("a model without files can only have dummy weights")
     elif source.is_gguf:
         tensors = gguf_file.tensors(source.path, config)
     else:
         tensors = safetensors_files.tensors(source.path)
-    _fill(places, tensors, progress)
+    fill(decoder, tensors, progress)
+    decoder.pack()
     return decoder
 
 
-def _fill(places: dict[str, Tensor], tensors: Iterable[NamedTensor], progress: Progress | None) -> None:
+def fill(decoder: Decoder, tensors: Iterable[NamedTensor], progress: Progress | None = None) -> None:
+    """Copy every tensor to its place in a decoder that is not packed yet."""
+    places = decoder.named_weights()
     missing = dict(places)
     done, total = 0, sum(place.nbytes for place in places.values())
     for name, tensor in tensors:

@@ -1,0 +1,41 @@
+"""Where an operation runs: Triton for CUDA tensors, torch for all others.
+
+Triton is imported only where it can run, on a machine with a GPU or under its interpreter
+(``TRITON_INTERPRET=1``); elsewhere ``jit`` leaves a kernel as it is written and nothing calls it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def _load(name: str) -> Any:
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return None
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+triton = _load("triton")
+tl = _load("triton.language")
+
+
+def jit(function: Callable[..., Any]) -> Any:
+    """``triton.jit`` where Triton is loaded."""
+    return function if triton is None else triton.jit(function)
+
+
+def use_triton(x: torch.Tensor) -> bool:
+    return x.is_cuda and triton is not None
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two >= n: the width of a Triton tile."""
+    return 1 << (n - 1).bit_length()

@@ -1,0 +1,57 @@
+"""What a sender and a receiver need from a wire: a few verbs.
+
+Knows frames as opaque bytes and peers as opaque names; knows no message and no state. A transport keeps the
+order of frames between two living peers, may lose what was on its way when one dies, and then says so in
+``lost``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple, NewType, Protocol
+
+import zmq
+
+from kv_transfer.wire import Buffer
+
+Peer = NewType("Peer", bytes)
+# At the sender a peer is the receiver's address; at the receiver, one connection of one sender.
+
+
+class Arrived(NamedTuple):
+    peer: Peer
+    head: bytes
+    body: Buffer  # private memory: nobody else can change it any more
+
+
+class Transport(Protocol):
+    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
+        """Queue a frame. False, with nothing queued, if the peer is gone or takes no more for now."""
+        ...
+
+    def receive(self) -> list[Arrived]:
+        """Frames that are here now, oldest first, at most a bounded number. Does not block."""
+        ...
+
+    def lost(self, peers: Collection[Peer]) -> list[Peer]:
+        """Which of ``peers`` can no longer be reached and will send nothing more. Does not block."""
+        ...
+
+    def forget(self, peer: Peer) -> None:
+        """Nothing is open with ``peer`` any more: what is held for a lost one may be dropped."""
+        ...
+
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """Sockets to poll for input while there is nothing to do. The list may change at each call."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Listener(Transport, Protocol):
+    """The receiver's end. ``address`` is what a sender dials: ports and names that were left open are
+    filled in.
+    """
+
+    @property
+    def address(self) -> str: ...

@@ -1,0 +1,63 @@
+"""Picks a wire by the scheme of an address, once, at the door. Knows schemes; knows no frame."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from kv_transfer.transports.base import Arrived, Listener, Peer, Transport
+from kv_transfer.transports.shm import ShmDialer, ShmListener
+from kv_transfer.transports.tcp import TcpDialer, TcpListener
+from kv_transfer.transports.zeromq import Socket
+from kv_transfer.wire import Buffer
+from pagewire.errors import ConfigError
+
+
+def open_receiver(address: str, secret: bytes | None = None) -> Listener:
+    """Listen at ``tcp://host:port`` (port ``*``: a free one), ``shm:///path`` or ``shm://*``. Raises
+    ConfigError.
+    """
+    if address.startswith("tcp://"):
+        return TcpListener(address, secret)
+    if address.startswith("shm://"):
+        return ShmListener(address, secret)
+    raise ConfigError(f"{address} is not an address of the handoff: give tcp://host:port or shm:///path")
+
+
+def open_sender(secret: bytes | None = None) -> Transport:
+    """A wire to any receiver, whatever the scheme of its address."""
+    return Dialer({b"tcp": TcpDialer(secret), b"shm": ShmDialer(secret)})
+
+
+class Dialer:
+    """Several wires as one. A peer whose scheme has no wire is lost from the start."""
+
+    def __init__(self, wires: dict[bytes, Transport]) -> None:
+        self._wires = wires
+
+    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
+        wire = self._wires.get(_scheme(peer))
+        return wire is not None and wire.send(peer, head, body)
+
+    def receive(self) -> list[Arrived]:
+        return [arrived for wire in self._wires.values() for arrived in wire.receive()]
+
+    def lost(self, peers: Collection[Peer]) -> list[Peer]:
+        gone = [peer for peer in peers if _scheme(peer) not in self._wires]
+        for scheme, wire in self._wires.items():
+            gone += wire.lost([peer for peer in peers if _scheme(peer) == scheme])
+        return gone
+
+    def forget(self, peer: Peer) -> None:
+        if (wire := self._wires.get(_scheme(peer))) is not None:
+            wire.forget(peer)
+
+    def sockets(self) -> list[Socket]:
+        return [socket for wire in self._wires.values() for socket in wire.sockets()]
+
+    def close(self) -> None:
+        for wire in self._wires.values():
+            wire.close()
+
+
+def _scheme(peer: Peer) -> bytes:
+    return peer.partition(b"://")[0]

@@ -1,0 +1,129 @@
+"""A ring of bytes in memory that two processes share: the sender writes bodies, the receiver copies them out.
+
+Knows one memory segment and the two positions in it; knows no frame and no socket. The segment is a memfd:
+it has no name in any file system, so nothing is left of it when both processes are gone, however they went;
+it is reached through ``/proc/PID/fd``, which the kernel opens to the same user only. It is sealed against
+shrinking, so a reader cannot be made to fault.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import secrets
+import struct
+from typing import NamedTuple
+
+from kv_transfer.wire import Buffer
+from pagewire.errors import RemoteProtocolError
+
+RING_BYTES = 32 << 20
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_NONCE_BYTES = 16
+_START = (
+    mmap.PAGESIZE
+)  # the first page holds the nonce, by which the reader knows that it has the right segment
+_OFFER = struct.Struct("<QQQ16s")
+_REF = struct.Struct("<QQQ")
+
+
+class Ref(NamedTuple):
+    """Where a body lies. ``end`` is the writer's position behind it, counted in bytes since the start."""
+
+    offset: int
+    size: int
+    end: int
+
+    def pack(self) -> bytes:
+        return _REF.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: Buffer) -> Ref:
+        if len(data) != _REF.size:
+            raise RemoteProtocolError("not a reference into a ring")
+        return cls(*_REF.unpack(data))
+
+
+class RingWriter:
+    """The owner's end. Bodies lie one behind the other, each in one piece, and are freed in that order."""
+
+    def __init__(self, size: int = RING_BYTES) -> None:
+        self._size = size
+        self._fd = os.memfd_create("pagewire-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self._fd, _START + size)
+        fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
+        self._map = mmap.mmap(self._fd, _START + size)
+        self._nonce = secrets.token_bytes(_NONCE_BYTES)
+        self._map[:_NONCE_BYTES] = self._nonce
+        self._head = 0  # both count up for ever; head - tail is in use
+        self._tail = 0
+
+    @property
+    def offer(self) -> bytes:
+        """What the reader needs to map the segment."""
+        return _OFFER.pack(os.getpid(), self._fd, self._size, self._nonce)
+
+    @property
+    def used(self) -> int:
+        return self._head - self._tail
+
+    def put(self, body: Buffer) -> Ref | None:
+        """Copy ``body`` into the ring; None if there is no room for it now."""
+        size = len(body)
+        at = self._head % self._size
+        skip = self._size - at if at + size > self._size else 0  # the rest of the lap is too short
+        if self.used + skip + size > self._size:
+            return None
+        at = (at + skip) % self._size
+        self._map[_START + at : _START + at + size] = body
+        self._head += skip + size
+        return Ref(_START + at, size, self._head)
+
+    def release(self, end: int) -> None:
+        """The reader has copied everything before ``end``. A value that cannot be is ignored."""
+        if self._tail < end <= self._head:
+            self._tail = end
+
+    def close(self) -> None:
+        self._map.close()
+        os.close(self._fd)
+
+
+class RingReader:
+    """The other end: read-only, and trusting nothing that it is told."""
+
+    def __init__(self, offer: Buffer) -> None:
+        """Map the offered segment. Raises RemoteProtocolError if that cannot be done, or is not safe."""
+        if len(offer) != _OFFER.size:
+            raise RemoteProtocolError("not an offer of a ring")
+        pid, number, size, nonce = _OFFER.unpack(offer)
+        try:
+            fd = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise RemoteProtocolError("the offered ring cannot be opened") from error
+        try:
+            self._map = _map_sealed(fd, _START + size)
+        finally:
+            os.close(fd)
+        if self._map[:_NONCE_BYTES] != nonce:
+            self._map.close()
+            raise RemoteProtocolError("the offered ring is another process's")
+
+    def copy(self, ref: Ref) -> bytes:
+        """A private copy of a body. Raises RemoteProtocolError if ``ref`` leaves the segment."""
+        if not _START <= ref.offset <= ref.offset + ref.size <= len(self._map):
+            raise RemoteProtocolError("reference outside the ring")
+        return self._map[ref.offset : ref.offset + ref.size]
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def _map_sealed(fd: int, size: int) -> mmap.mmap:
+    try:
+        if os.fstat(fd).st_size != size or fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise RemoteProtocolError("the offered ring is not of the size it says, or not sealed")
+        return mmap.mmap(fd, size, prot=mmap.PROT_READ)
+    except (OSError, ValueError, OverflowError) as error:
+        raise RemoteProtocolError("the offered ring cannot be mapped") from error

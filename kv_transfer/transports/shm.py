@@ -1,0 +1,214 @@
+"""Frames between two processes of one host: heads over a ZeroMQ ipc socket, bodies through shared memory.
+
+``shm:///path/to.sock``, or ``shm://*`` for a private folder of our own. The sender owns a ring for each
+receiver it talks to, and offers it when the link is made; the receiver copies a body out before anybody
+looks at it, and hands the room back. Where the ring cannot be mapped (another user, another pid namespace)
+or a body is small, bodies go inline. Knows frames as opaque bytes.
+
+    sender -> receiver   head, "", ref            a frame whose body lies in the ring
+                         head[, body]             a frame
+                         "", "offer" + offer
+    receiver -> sender   head
+                         "", "map"                bodies may go through the ring
+                         "", "free" + end         room is free again, up to there
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from kv_transfer.transports.base import Arrived, Peer
+from kv_transfer.transports.ring import RING_BYTES, Ref, RingReader, RingWriter
+from kv_transfer.transports.tcp import arrived, inline
+from kv_transfer.transports.zeromq import Dealers, Parts, Router, Socket
+from kv_transfer.wire import MAX_BODY_BYTES, Buffer
+from pagewire.errors import ConfigError, RemoteProtocolError
+
+SCHEME = "shm://"
+_INLINE_BYTES = 16 << 10  # below this a second part is cheaper than the ring
+_MAX_RINGS = 256
+_OFFER, _MAP, _FREE = b"offer", b"map", b"free"
+
+
+class ShmListener:
+    """The receiver's end. Raises ConfigError."""
+
+    def __init__(self, address: str, secret: bytes | None = None) -> None:
+        self._folder: Path | None = None
+        path = address.removeprefix(SCHEME)
+        if path == "*":
+            _sweep_folders()
+            self._folder = Path(tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-", dir=_base()))
+            path = str(self._folder / "kv.sock")
+        self._path = Path(path)
+        if not self._path.is_absolute() or len(os.fsencode(path)) > 100:
+            raise ConfigError(f"{address} needs an absolute path of at most 100 bytes")
+        try:
+            self._router = Router(f"ipc://{path}", secret)
+        except ConfigError:
+            self._tidy()
+            raise
+        self._path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        self._rings: dict[Peer, RingReader] = {}
+
+    @property
+    def address(self) -> str:
+        return f"{SCHEME}{self._path}"
+
+    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
+        return self._router.send(peer, inline(head, body))
+
+    def receive(self) -> list[Arrived]:
+        found: list[Arrived] = []
+        free: dict[Peer, int] = {}
+        for message in self._router.receive():
+            match message.parts:
+                case [mark, word] if not mark:
+                    self._told(message.peer, bytes(word))
+                case [head, mark, word] if head and not mark:
+                    body, end = self._copy(message.peer, word)
+                    free[message.peer] = max(end, free.get(message.peer, 0))
+                    found.append(Arrived(message.peer, bytes(head), body))
+                case _:
+                    found.append(arrived(message))
+        for peer, end in free.items():
+            self._router.send(peer, (b"", _FREE + end.to_bytes(8, "little")))
+        return found
+
+    def lost(self, peers: Collection[Peer]) -> list[Peer]:
+        gone = self._router.lost({*peers, *self._rings})
+        for peer in gone:
+            self.forget(peer)
+        return [peer for peer in gone if peer in peers]
+
+    def forget(self, peer: Peer) -> None:
+        if (ring := self._rings.pop(peer, None)) is not None:
+            ring.close()
+
+    def sockets(self) -> list[Socket]:
+        return self._router.sockets()
+
+    def close(self) -> None:
+        for peer in list(self._rings):
+            self.forget(peer)
+        self._router.close()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        self._path.unlink(missing_ok=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _told(self, peer: Peer, word: bytes) -> None:
+        """A word of the other end's transport. A ring that cannot be mapped is not answered: bodies stay
+        inline.
+        """
+        if word.startswith(_OFFER) and peer not in self._rings and len(self._rings) < _MAX_RINGS:
+            with contextlib.suppress(RemoteProtocolError):
+                self._rings[peer] = RingReader(word.removeprefix(_OFFER))
+                self._router.send(peer, (b"", _MAP))
+
+    def _copy(self, peer: Peer, word: Buffer) -> tuple[bytes, int]:
+        """The body and the position behind it; an empty body, which no head agrees with, if there is none."""
+        try:
+            ref = Ref.unpack(word)
+            if peer in self._rings and 0 < ref.size <= MAX_BODY_BYTES:
+                return self._rings[peer].copy(ref), ref.end
+        except RemoteProtocolError:
+            pass
+        return b"", 0
+
+
+@dataclass(slots=True, eq=False)
+class _Shared:
+    """A link's ring at the sender."""
+
+    ring: RingWriter
+    mapped: bool = False
+
+
+class ShmDialer:
+    """The sender's end, for any number of receivers on this host."""
+
+    def __init__(self, secret: bytes | None = None, ring_bytes: int = RING_BYTES) -> None:
+        self._dealers = Dealers(secret)
+        self._ring_bytes = ring_bytes
+        self._shared: dict[Peer, _Shared] = {}
+
+    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
+        shared = self._shared.get(peer) or self._offer(peer)
+        if not shared.mapped or len(body) < _INLINE_BYTES:
+            return self._dealers.send(_ipc(peer), inline(head, body))
+        ref = shared.ring.put(body)
+        return ref is not None and self._dealers.send(_ipc(peer), (head, b"", ref.pack()))
+
+    def receive(self) -> list[Arrived]:
+        found = []
+        for message in self._dealers.receive():
+            peer = _shm(message.peer)
+            match message.parts:
+                case [mark, word] if not mark:
+                    self._told(peer, bytes(word))
+                case _:
+                    found.append(arrived(Parts(peer, message.parts)))
+        return found
+
+    def lost(self, peers: Collection[Peer]) -> list[Peer]:
+        return [_shm(peer) for peer in self._dealers.lost({_ipc(p) for p in peers})]
+
+    def forget(self, peer: Peer) -> None:
+        self._dealers.forget(_ipc(peer))
+        if (shared := self._shared.pop(peer, None)) is not None:
+            shared.ring.close()
+
+    def sockets(self) -> list[Socket]:
+        return self._dealers.sockets()
+
+    def close(self) -> None:
+        for peer in list(self._shared):
+            self.forget(peer)
+        self._dealers.close()
+
+    def _offer(self, peer: Peer) -> _Shared:
+        self._shared[peer] = _Shared(RingWriter(self._ring_bytes))
+        self._dealers.send(_ipc(peer), (b"", _OFFER + self._shared[peer].ring.offer))
+        return self._shared[peer]
+
+    def _told(self, peer: Peer, word: bytes) -> None:
+        if (shared := self._shared.get(peer)) is None:
+            return
+        if word == _MAP:
+            shared.mapped = True
+        elif word.startswith(_FREE):
+            shared.ring.release(int.from_bytes(word.removeprefix(_FREE)[:8], "little"))
+
+
+def _ipc(peer: Peer) -> Peer:
+    return Peer(peer.replace(b"shm://", b"ipc://", 1))
+
+
+def _shm(peer: Peer) -> Peer:
+    return Peer(peer.replace(b"ipc://", b"shm://", 1))
+
+
+def _base() -> Path:
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+
+
+def _prefix() -> str:
+    return f"pagewire-{os.getuid()}-"
+
+
+def _sweep_folders() -> None:
+    """Remove what receivers left behind that were killed. Their folders carry their pid."""
+    for folder in _base().glob(f"{_prefix()}*"):
+        pid = folder.name.removeprefix(_prefix()).split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)

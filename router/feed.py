@@ -1,0 +1,94 @@
+"""What a client has yet to read: a bounded meeting point of the token stream and one HTTP handler.
+
+Knows deltas and sizes; knows no node, no socket and no JSON. A handler that lags gets a choice's deltas
+merged into one; one that lags too far is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from pagewire.errors import PagewireError, RequestFailed
+from pagewire.messages import TokenItem
+
+MAX_UNREAD_BYTES = 1 << 20
+MAX_UNREAD_EVENTS = 256  # a choice
+_ITEM_BYTES = 64  # a token without log-probabilities, roughly
+
+
+class SlowReader(RequestFailed):
+    code = "slow_reader"
+    status = 503
+
+
+@dataclass(slots=True)
+class Delta:
+    """News of one choice. ``index`` is the choice's number in the reply. ``finish`` is "" while it goes on.
+
+    ``text`` may lag behind ``items``: half a character or the beginning of a stop string is held back.
+    """
+
+    index: int
+    text: str = ""
+    items: list[TokenItem] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)  # of each item's text in the choice's text
+    finish: str = ""
+    stop_reason: str | int | None = None
+
+
+class Feed:
+    """Deltas of all choices of one HTTP request. Used on one event loop."""
+
+    def __init__(self, choices: int, *, unlimited: bool = False) -> None:
+        """``unlimited``: the reader takes all as it comes and its own memory is bounded by ``max_tokens``."""
+        self._unread: dict[int, Delta] = {}
+        self._bytes = 0
+        self._events = 0
+        self._max_events = MAX_UNREAD_EVENTS * choices
+        self._unlimited = unlimited
+        self._closed = False
+        self._error: PagewireError | None = None
+        self._news = asyncio.Event()
+
+    def put(self, delta: Delta) -> bool:
+        """Add ``delta``. False if the reader is too slow: then the feed has closed with SlowReader."""
+        if self._closed:
+            return True
+        waiting = self._unread.get(delta.index)
+        if waiting is None:
+            self._unread[delta.index] = delta
+        else:
+            waiting.text += delta.text
+            waiting.items += delta.items
+            waiting.offsets += delta.offsets
+            waiting.finish, waiting.stop_reason = delta.finish, delta.stop_reason
+        self._events += 1
+        self._bytes += len(delta.text) * 4 + sum(_ITEM_BYTES * (1 + len(i.top)) for i in delta.items)
+        self._news.set()
+        if not self._unlimited and (self._bytes > MAX_UNREAD_BYTES or self._events > self._max_events):
+            self._unread.clear()
+            self.close(SlowReader("the client read too slowly"))
+            return False
+        return True
+
+    def close(self, error: PagewireError | None = None) -> None:
+        """No more will come: what is unread can be taken, then ``error`` is raised. The first call counts."""
+        if not self._closed:
+            self._closed, self._error = True, error
+            self._news.set()
+
+    async def take(self) -> list[Delta]:
+        """All that is unread, once there is something; [] at the end. Raises what it was closed with."""
+        await self._news.wait()
+        deltas = list(self._unread.values())
+        self._unread.clear()
+        self._bytes = self._events = 0
+        if deltas:
+            if not self._closed:
+                self._news.clear()
+            return deltas
+        assert self._closed
+        if self._error is not None:
+            raise self._error
+        return []

@@ -1,0 +1,168 @@
+"""Which nodes there are, in which of their lives, and how they do.
+
+Pure: events and ``now`` in, answers and changes out. Knows Hello and Beat; knows no request, socket or clock.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pagewire.mailbox import BEAT_EVERY_S, LOST_AFTER_S, Peer
+from pagewire.messages import DECODE, PREFILL, Beat, Epoch, Hello, Load, NodeId, Welcome
+
+SLEPT_S = 0.5  # between two sweeps
+
+
+class NodeJoined(NamedTuple):
+    peer: Peer
+
+
+class NodeLost(NamedTuple):
+    peer: Peer
+    role: str
+    reason: str
+
+
+Change = NodeJoined | NodeLost
+
+
+@dataclass(slots=True)
+class Node:
+    """A node that was welcomed. ``heard`` is when its last message came, in the caller's seconds."""
+
+    hello: Hello
+    heard: float
+    welcomed: float
+    load: Load
+    suspect: bool = False
+
+    @property
+    def peer(self) -> Peer:
+        return Peer(self.hello.node, self.hello.epoch)
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The nodes of one router, which calls itself ``router`` and ``epoch`` and is of ``version``."""
+
+    router: NodeId
+    epoch: Epoch
+    version: str
+    suspect_after: float = 1.5
+    lost_after: float = LOST_AFTER_S
+    nodes: dict[NodeId, Node] = field(default_factory=dict)
+    _swept: float | None = None
+    _replaced: dict[NodeId, deque[Epoch]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=8))
+    )
+
+    def hello(self, now: float, peer: Peer, hello: Hello) -> tuple[Welcome | None, list[Change]]:
+        """A node introduces itself. The answer is None where one is already on its way."""
+        if reason := self._refusal(peer, hello):
+            return self._welcome(reason), []
+        known = self.nodes.get(hello.node)
+        if known is not None and known.peer == peer:
+            known.heard = now
+            if now - known.welcomed < BEAT_EVERY_S * 0.8:
+                return None, []  # a second Welcome would tell the node that we forgot it
+            known.welcomed = now
+            return self._welcome(), []
+        changes: list[Change] = []
+        if known is not None:
+            self._replaced[hello.node].append(known.hello.epoch)
+            changes.append(NodeLost(known.peer, known.hello.role, "it restarted"))
+        load = Load(pages_free=hello.num_pages, pages_total=hello.num_pages)
+        self.nodes[hello.node] = Node(hello, heard=now, welcomed=now, load=load)
+        changes.append(NodeJoined(peer))
+        return self._welcome(), changes
+
+    def beat(self, now: float, peer: Peer, beat: Beat) -> Welcome | None:
+        """A heartbeat. A Welcome in answer asks a node that is not known for its Hello."""
+        node = self.get(peer)
+        if node is None:
+            return None if peer.epoch in self._replaced[peer.node] else self._welcome()
+        node.heard, node.suspect, node.load = now, False, beat.load
+        return None
+
+    def heard(self, now: float, peer: Peer) -> bool:
+        """Any other message came from ``peer``. False if it is not one of ours, and is to be ignored."""
+        node = self.get(peer)
+        if node is None:
+            return False
+        node.heard, node.suspect = now, False
+        return True
+
+    def sweep(self, now: float) -> list[Change]:
+        """Suspect the silent and give up those that stay silent. Called often; when it was not, this process
+        slept, and what the nodes said meanwhile has yet to be read: that time does not count against them.
+        """
+        if self._swept is not None and (slept := now - self._swept) > SLEPT_S:
+            for node in self.nodes.values():
+                node.heard = min(now, node.heard + slept)
+        self._swept = now
+        lost = [node for node in self.nodes.values() if now - node.heard >= self.lost_after]
+        for node in self.nodes.values():
+            node.suspect = now - node.heard >= self.suspect_after
+        for node in lost:
+            del self.nodes[node.hello.node]
+        reason = f"silent for {self.lost_after:g} s"
+        return [NodeLost(node.peer, node.hello.role, reason) for node in lost]
+
+    def silent(self, now: float, peer: Peer) -> bool:
+        """True if ``peer`` missed a heartbeat; else one that cannot be reached may be reconnecting."""
+        node = self.get(peer)
+        return node is not None and now - node.heard >= BEAT_EVERY_S * 1.5
+
+    def drop(self, peer: Peer, reason: str) -> list[Change]:
+        """Give ``peer`` up. If it lives, its next heartbeat brings it back."""
+        node = self.get(peer)
+        if node is None:
+            return []
+        del self.nodes[peer.node]
+        return [NodeLost(peer, node.hello.role, reason)]
+
+    def get(self, peer: Peer) -> Node | None:
+        """The node in exactly that life, or None."""
+        node = self.nodes.get(peer.node)
+        return node if node is not None and node.hello.epoch == peer.epoch else None
+
+    def of(self, role: str) -> Iterator[Node]:
+        return (node for node in self.nodes.values() if node.hello.role == role)
+
+    @property
+    def paired(self) -> bool:
+        """True if there is a prefill node and a decode node."""
+        return any(self.of(PREFILL)) and any(self.of(DECODE))
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Tokens of prompt and output together that every node can hold; None while there are no nodes."""
+        return min((node.hello.max_model_len for node in self.nodes.values()), default=None)
+
+    def _welcome(self, refused: str = "") -> Welcome:
+        return Welcome(self.router, self.epoch, refused)
+
+    def _refusal(self, peer: Peer, hello: Hello) -> str:
+        """Why ``hello`` cannot be taken in, or ""."""
+        if peer != (hello.node, hello.epoch):
+            return f"{hello.node} speaks under the name of {peer.node}"
+        if hello.role not in (PREFILL, DECODE):
+            return f"unknown role {hello.role!r}"
+        if hello.role == DECODE and not hello.address:
+            return "a decode node needs a handoff address"
+        if _line(hello.version) != _line(self.version):
+            return f"version {hello.version} does not go with {self.version}"
+        if hello.epoch in self._replaced[hello.node]:
+            return f"another process has taken the name {hello.node}"
+        others = [node for node in self.nodes.values() if node.hello.node != hello.node]
+        if others and (wrong := hello.layout.mismatch(others[0].hello.layout)):
+            return f"KV layout differs from that of {others[0].hello.node}: {wrong}"
+        return ""
+
+
+def _line(version: str) -> list[str]:
+    """Major and minor: what two processes must have in common to understand each other."""
+    return version.split(".")[:2]

@@ -1,0 +1,156 @@
+"""The router's process: wires mailbox, service and HTTP together, and takes them down in order.
+
+Knows options and signals; knows no request. SIGTERM and SIGINT: no new connection and no new request, those
+in hand have ``grace_s`` to end, the rest is told and cancelled on the nodes, and the process exits with 0.
+A second signal does not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import uvicorn
+
+from pagewire.errors import ConfigError, Unavailable
+from pagewire.hub import resolve
+from pagewire.mailbox import RouterMailbox
+from pagewire.secret import load_secret
+from pagewire.status import Reporter
+from pagewire.text.tokenizer import load_tokenizer
+from router.app import make
+from router.generate import Front
+from router.options import RouterOptions
+from router.service import Service
+
+KEEP_ALIVE_S = 5
+HEADER_BYTES = 16 << 10
+CLOSE_S = 2.0  # for connections to close once their requests have ended
+
+OnListening = Callable[[str], None]
+
+__all__ = ["RouterOptions", "run", "serve"]
+
+
+def run(options: RouterOptions, on_listening: OnListening | None = None) -> None:
+    """Serve until SIGTERM or SIGINT. ``on_listening`` is called with the URL once connections are taken.
+
+    Raises ConfigError (ModelError for the tokenizer) if it cannot start.
+    """
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    asyncio.run(serve(options, on_listening))
+
+
+async def serve(options: RouterOptions, on_listening: OnListening | None = None) -> None:
+    """What ``run`` does, on the running loop; cancelling it is as good as a signal, without the grace."""
+    source = resolve(options.model)
+    tokenizer = load_tokenizer(source)
+    secret = load_secret(options.secret_file) if options.secret_file else None
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listen(options.host, options.port))
+        mailbox = stack.enter_context(contextlib.closing(RouterMailbox(options.mailbox, secret)))
+        service = Service(mailbox, options, tokenizer)
+        names = options.served_model_names or (source.name,)
+        server = _Server(_http_config(options, Front(service, tokenizer, names, int(time.time()))))
+        await _serve(options, service, server, listener, on_listening)
+
+
+async def _serve(
+    options: RouterOptions,
+    service: Service,
+    server: uvicorn.Server,
+    listener: socket.socket,
+    on_listening: OnListening | None,
+) -> None:
+    """Run HTTP and service until a signal, or until one of them ends by itself."""
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    running = asyncio.create_task(service.run())
+    try:
+        with _signals() as stop:
+            _announce(options, listener, on_listening)
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            stop.clear()
+            service.draining = True
+            server.should_exit = True
+            await _drain(service, running, stop, options.grace_s)
+        await serving
+    finally:
+        service.requests.fail_all(Unavailable("the server is shutting down", retry_after=2.0))
+        serving.cancel()
+        running.cancel()
+        results = await asyncio.gather(serving, running, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server; the signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _http_config(options: RouterOptions, front: Front) -> uvicorn.Config:
+    return uvicorn.Config(
+        make(front, options.api_keys),
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(options.grace_s + CLOSE_S) + 1,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+    )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+
+
+def _announce(options: RouterOptions, listener: socket.socket, on_listening: OnListening | None) -> None:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    Reporter(options.status_fd).ready(url=url)
+    if on_listening is not None:
+        on_listening(url)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[asyncio.Event]:
+    """An event that SIGTERM and SIGINT set. Off the main thread there are no signals to catch."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    caught = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(RuntimeError, ValueError):
+            loop.add_signal_handler(number, stop.set)
+            caught.append(number)
+    try:
+        yield stop
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+
+async def _drain(service: Service, running: asyncio.Task[None], again: asyncio.Event, grace: float) -> None:
+    """Wait until nothing is in hand; not past ``grace`` seconds, a second signal or the service's end."""
+    until = service.clock() + grace
+    while service.inflight and service.clock() < until and not again.is_set() and not running.done():
+        await asyncio.sleep(0.02)
+    service.requests.fail_all(Unavailable("the server is shutting down", retry_after=2.0))

@@ -1,0 +1,41 @@
+"""How a router is to run: what the command line fills in, frozen.
+
+Knows flags and addresses; opens nothing. All fields are plain data, so that they travel to a child process
+as JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterOptions:
+    """One router.
+
+    ``model`` is what ``pagewire.hub.resolve`` takes; only its tokenizer is read. Clients may call it by any
+    of ``served_model_names``; empty: by the model's own name. ``mailbox`` is the address that nodes dial,
+    ``ipc://`` or ``tcp://``. ``port`` 0 takes a free one. ``api_keys`` empty: anybody may come in.
+    ``secret_file`` holds the cluster secret. Times are in seconds: a request may take ``request_timeout_s``
+    in all, waits ``recovery_s`` for lost nodes to come back, and on SIGTERM has ``grace_s`` to end.
+    ``max_inflight`` requests are taken at once. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
+    None: nobody listens.
+    """
+
+    model: str
+    mailbox: str
+    served_model_names: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    secret_file: str | None = None
+    router_id: str | None = None  # None: a name of its own each time
+    max_model_len: int | None = None  # None: what the nodes can hold
+    request_timeout_s: float = 600.0
+    recovery_s: float = 8.0
+    suspect_after_s: float = 1.5
+    lost_after_s: float = 3.0
+    grace_s: float = 10.0
+    max_inflight: int = 256
+    log_level: str = "info"
+    status_fd: int | None = None

@@ -1,0 +1,181 @@
+"""The router without HTTP: takes requests in, listens to the nodes, and lets time pass.
+
+One event loop, two tasks. Knows requests as token ids;
+knows no HTTP and no template.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+
+from pagewire import __version__
+from pagewire.errors import Unavailable
+from pagewire.mailbox import BEAT_EVERY_S, Peer
+from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, RequestId, Tokens
+from pagewire.sampling import SamplingParams
+from pagewire.text.stream import TextStream
+from pagewire.text.tokenizer import Tokenizer
+from router.actions import Job
+from router.dispatch import Dispatch
+from router.feed import Feed
+from router.fleet import Fleet
+from router.inflight import Choice, Inflight
+from router.metrics import Metrics
+from router.options import RouterOptions
+from router.requests import Generation, Mailbox, Requests
+
+SWEEP_S = 0.05
+_BURST = 64  # messages in a row before others get the loop
+
+log = logging.getLogger("pagewire.router")
+
+
+class Service:
+    """``clock`` gives seconds that never go back."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        options: RouterOptions,
+        tokenizer: Tokenizer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.options = options
+        self.clock = clock
+        name = options.router_id or f"router-{secrets.token_hex(4)}"
+        self.fleet = Fleet(
+            NodeId(name),
+            Epoch(secrets.token_hex(8)),
+            __version__,
+            suspect_after=options.suspect_after_s,
+            lost_after=options.lost_after_s,
+        )
+        self.metrics = Metrics(self.fleet, lambda: len(self.requests))
+        self.requests = Requests(self.fleet, mailbox, self.metrics, clock)
+        self.draining = False
+        self._mailbox = mailbox
+        self._tokenizer = tokenizer
+        self._beat_at = 0.0
+
+    # --- for HTTP -------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        return self.fleet.paired and not self.draining
+
+    @property
+    def inflight(self) -> int:
+        return len(self.requests)
+
+    @property
+    def max_model_len(self) -> int | None:
+        known = [n for n in (self.options.max_model_len, self.fleet.max_model_len) if n is not None]
+        return min(known, default=None)
+
+    def admit(self, prompts: int = 1) -> None:
+        """Raises Unavailable if ``prompts`` more cannot be taken. Asked before any work is spent on them."""
+        if self.draining:
+            raise Unavailable("the server is shutting down", retry_after=2.0)
+        if not self.fleet.paired:
+            raise Unavailable("no prefill and decode node are ready", retry_after=2.0)
+        if len(self.requests) + prompts > self.options.max_inflight:
+            raise Unavailable("too many requests are running", status=429)
+
+    def submit(
+        self,
+        request: str,
+        prompts: Sequence[list[int]],
+        sampling: SamplingParams,
+        *,
+        cache_salt: str = "",
+        whole: bool = False,
+        counts: bool = True,
+        timing: bool = False,
+    ) -> Generation:
+        """Start ``prompts``, each with ``sampling.n`` choices. ``sampling.max_tokens`` None: as far as
+        there is room.
+
+        ``request`` is the id of the first. ``whole``: the reader collects all before it answers. ``counts``,
+        ``timing``: whether the reply needs what the nodes report. Raises Unavailable.
+        """
+        self.admit(len(prompts))
+        now, feed = self.clock(), Feed(len(prompts) * sampling.n, unlimited=whole)
+        seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
+        members = []
+        for number, tokens in enumerate(prompts):
+            job = Job(
+                request=RequestId(request if number == 0 else secrets.token_hex(16)),
+                tokens=tokens,
+                sampling=sampling,
+                seed=seed,
+                cache_salt=cache_salt,
+                deadline=now + self.options.request_timeout_s,
+                recovery_s=self.options.recovery_s,
+            )
+            choices = [Choice(TextStream(self._tokenizer, sampling)) for _ in range(sampling.n)]
+            dispatch = Dispatch(job, self.requests.choose)
+            members.append(Inflight(dispatch, choices, number * sampling.n, now, counts, timing))
+        return self.requests.start(now, feed, members)
+
+    # --- tasks ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            tasks.create_task(self._watch())
+
+    async def _listen(self) -> None:
+        count = 0
+        while True:
+            peer, message = await self._mailbox.receive()
+            self.receive(peer, message)
+            count += 1
+            if count % _BURST == 0:
+                await asyncio.sleep(0)
+
+    async def _watch(self) -> None:
+        while True:
+            self.sweep()
+            await asyncio.sleep(SWEEP_S)
+
+    # --- events ---------------------------------------------------------------------------------------------
+
+    def receive(self, peer: Peer, message: object) -> None:
+        now = self.clock()
+        match message:
+            case Tokens():
+                if self.fleet.heard(now, peer):
+                    self.requests.tokens(now, peer, message)
+            case Beat():
+                self._answer(peer, self.fleet.beat(now, peer, message))
+            case Failed():
+                if self.fleet.heard(now, peer):
+                    self.requests.failed(now, peer, message)
+            case Hello():
+                answer, changes = self.fleet.hello(now, peer, message)
+                self._answer(peer, answer)
+                if answer is not None and answer.refused:
+                    log.warning("refused %s: %s", peer.node, answer.refused)
+                self.requests.changed(now, changes)
+            case _:
+                log.warning("%s sent a %s", peer.node, type(message).__name__)
+
+    def sweep(self) -> None:
+        """Time has passed."""
+        now = self.clock()
+        if now >= self._beat_at:
+            self._beat_at = now + BEAT_EVERY_S
+            for node in list(self.fleet.nodes.values()):
+                if not self.requests.reachable(node.peer) and self.fleet.silent(now, node.peer):
+                    self.requests.changed(now, self.fleet.drop(node.peer, "it hung up"))
+        self.requests.changed(now, self.fleet.sweep(now))
+        self.requests.tick(now)
+
+    def _answer(self, peer: Peer, message: object | None) -> None:
+        if message is not None:
+            self._mailbox.send(peer, message)

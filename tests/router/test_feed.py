@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from pagewire.errors import RequestFailed
+from pagewire.messages import RequestId, TokenItem
+from router.feed import MAX_UNREAD_BYTES, MAX_UNREAD_EVENTS, Delta, Feed, SlowReader
+
+ITEM = TokenItem(RequestId("r"), 0, 0, 0, 7)
+
+
+async def test_deltas_of_a_choice_merge_until_they_are_read() -> None:
+    feed = Feed(1)
+    feed.put(Delta(0, "a", [ITEM]))
+    feed.put(Delta(0, "b", [ITEM], finish="stop"))
+    assert await feed.take() == [Delta(0, "ab", [ITEM, ITEM], finish="stop")]
+
+
+async def test_choices_stay_apart() -> None:
+    feed = Feed(2)
+    feed.put(Delta(0, "a"))
+    feed.put(Delta(1, "b"))
+    assert [delta.text for delta in await feed.take()] == ["a", "b"]
+
+
+async def test_what_is_unread_outlives_the_end() -> None:
+    feed = Feed(1)
+    feed.put(Delta(0, "a"))
+    feed.close(RequestFailed("x"))
+    assert [delta.text for delta in await feed.take()] == ["a"]
+    with pytest.raises(RequestFailed):
+        await feed.take()
+
+
+async def test_a_clean_end_is_an_empty_list() -> None:
+    feed = Feed(1)
+    feed.close()
+    assert await feed.take() == []
+
+
+async def test_the_first_close_counts() -> None:
+    feed = Feed(1)
+    feed.close()
+    feed.close(RequestFailed("x"))
+    assert await feed.take() == []
+
+
+async def test_too_many_events_cut_the_reader_off() -> None:
+    feed = Feed(1)
+    taken = [feed.put(Delta(0, "a")) for _ in range(MAX_UNREAD_EVENTS + 1)]
+    assert taken.count(False) == 1
+    assert not taken[-1]
+    with pytest.raises(SlowReader):
+        await feed.take()
+
+
+async def test_too_many_bytes_cut_the_reader_off() -> None:
+    feed = Feed(1)
+    assert not feed.put(Delta(0, "a" * MAX_UNREAD_BYTES))
+
+
+async def test_a_reader_that_collects_all_is_not_cut_off() -> None:
+    feed = Feed(1, unlimited=True)
+    assert all(feed.put(Delta(0, "a")) for _ in range(2 * MAX_UNREAD_EVENTS))

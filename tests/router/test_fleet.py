@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pagewire.layout import KVLayout
+from pagewire.mailbox import Peer
+from pagewire.messages import Beat, Epoch, Hello, Load, NodeId, Welcome
+from router.fleet import Fleet, NodeJoined, NodeLost
+
+LAYOUT = KVLayout(layers=2, kv_heads=1, head_dim=8, dtype="float32", model="m")
+
+
+def fleet() -> Fleet:
+    return Fleet(NodeId("router-0"), Epoch("r"), "0.1.0")
+
+
+def hello(node: str = "decode-0", epoch: str = "a", **changes: object) -> Hello:
+    made = Hello(
+        node=NodeId(node),
+        epoch=Epoch(epoch),
+        role=node.partition("-")[0],
+        version="0.1.0",
+        pid=1,
+        layout=LAYOUT,
+        address="shm://x" if node.startswith("decode") else "",
+        served_model="m",
+        max_model_len=128,
+        num_pages=64,
+        page_size=16,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def join(fleet: Fleet, now: float, hi: Hello) -> tuple[Welcome | None, list[NodeJoined | NodeLost]]:
+    return fleet.hello(now, Peer(hi.node, hi.epoch), hi)
+
+
+def silence(fleet: Fleet, start: float, end: float) -> list[NodeJoined | NodeLost]:
+    """Sweep every tenth of a second; gives what the last sweep found."""
+    tenths = range(int(start * 10), int(end * 10) + 1)
+    return [fleet.sweep(tenth / 10) for tenth in tenths][-1]
+
+
+def test_a_node_joins() -> None:
+    answer, changes = join(fleet(), 0.0, hello())
+    assert answer == Welcome(NodeId("router-0"), Epoch("r"))
+    assert changes == [NodeJoined(Peer(NodeId("decode-0"), Epoch("a")))]
+
+
+def test_a_repeated_hello_is_answered_and_changes_nothing() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    answer, changes = join(here, 1.0, hello())
+    assert answer is not None
+    assert not changes
+
+
+def test_two_hellos_at_once_get_one_answer() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    assert join(here, 0.1, hello()) == (None, [])
+
+
+def test_a_new_epoch_ends_the_old_life_at_once() -> None:
+    here = fleet()
+    join(here, 0.0, hello(epoch="a"))
+    _, changes = join(here, 0.1, hello(epoch="b"))
+    assert [type(change) for change in changes] == [NodeLost, NodeJoined]
+    assert changes[0].peer.epoch == "a"
+
+
+def test_a_replaced_process_cannot_come_back() -> None:
+    here = fleet()
+    join(here, 0.0, hello(epoch="a"))
+    join(here, 0.1, hello(epoch="b"))
+    answer, changes = join(here, 9.0, hello(epoch="a"))
+    assert answer is not None
+    assert answer.refused
+    assert not changes
+    assert here.beat(9.0, Peer(NodeId("decode-0"), Epoch("a")), Beat(NodeId("decode-0"), Epoch("a"))) is None
+
+
+def test_a_silent_node_is_suspect_then_lost() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    assert silence(here, 0.0, 1.6) == []
+    assert here.nodes[NodeId("decode-0")].suspect
+    assert [type(change) for change in silence(here, 0.0, 3.0)] == [NodeLost]
+    assert not here.nodes
+
+
+def test_our_own_sleep_is_not_held_against_a_node() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    here.sweep(0.1)
+    assert here.sweep(60.0) == []
+    silence(here, 60.1, 62.8)
+    assert here.nodes
+    silence(here, 62.9, 63.0)
+    assert not here.nodes
+
+
+def test_a_beat_clears_suspicion_and_brings_load() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    silence(here, 0.0, 1.6)
+    here.beat(
+        1.7, Peer(NodeId("decode-0"), Epoch("a")), Beat(NodeId("decode-0"), Epoch("a"), Load(running=3))
+    )
+    node = here.nodes[NodeId("decode-0")]
+    assert not node.suspect
+    assert node.load.running == 3
+
+
+def test_a_beat_of_an_unknown_life_asks_for_hello() -> None:
+    answer = fleet().beat(0.0, Peer(NodeId("x"), Epoch("a")), Beat(NodeId("x"), Epoch("a")))
+    assert answer == Welcome(NodeId("router-0"), Epoch("r"))
+
+
+def test_a_node_that_was_silent_may_come_back_in_the_same_life() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    silence(here, 0.0, 3.0)
+    answer, changes = join(here, 4.0, hello())
+    assert answer is not None
+    assert not answer.refused
+    assert len(changes) == 1
+
+
+def test_another_layout_is_refused_by_name() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    answer, _ = join(here, 0.0, hello("prefill-0", layout=replace(LAYOUT, head_dim=16)))
+    assert answer is not None
+    assert "head_dim 16 != 8" in answer.refused
+
+
+def test_a_restart_alone_may_bring_another_layout() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    answer, _ = join(here, 1.0, hello(epoch="b", layout=replace(LAYOUT, head_dim=16)))
+    assert answer is not None
+    assert not answer.refused
+
+
+def test_another_minor_version_is_refused_and_another_patch_is_not() -> None:
+    assert join(fleet(), 0.0, hello(version="0.2.0"))[0].refused  # type: ignore[union-attr]
+    assert not join(fleet(), 0.0, hello(version="0.1.9"))[0].refused  # type: ignore[union-attr]
+
+
+def test_a_false_name_is_refused() -> None:
+    answer, changes = fleet().hello(0.0, Peer(NodeId("other"), Epoch("a")), hello())
+    assert answer is not None
+    assert answer.refused
+    assert not changes
+
+
+def test_a_node_is_silent_once_it_has_missed_a_beat() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    peer = Peer(NodeId("decode-0"), Epoch("a"))
+    assert not here.silent(0.4, peer)
+    assert here.silent(0.8, peer)
+
+
+def test_a_dropped_node_is_gone_in_that_life_only() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    assert here.drop(Peer(NodeId("decode-0"), Epoch("b")), "x") == []
+    assert len(here.drop(Peer(NodeId("decode-0"), Epoch("a")), "x")) == 1
+    assert not here.nodes
+
+
+def test_the_shortest_context_counts() -> None:
+    here = fleet()
+    assert here.max_model_len is None
+    join(here, 0.0, hello("decode-0", max_model_len=128))
+    join(here, 0.0, hello("prefill-0", max_model_len=96))
+    assert here.max_model_len == 96
+    assert here.paired

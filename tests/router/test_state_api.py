@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from conftest import ANSWER, World
+
+
+async def test_live_asks_nothing_else(empty: World) -> None:
+    assert (await empty.http.get("/live")).status_code == 200
+
+
+async def test_ready_needs_a_pair(empty: World) -> None:
+    assert (await empty.http.get("/ready")).status_code == 503
+    empty.cluster.join("prefill-0")
+    await empty.until(lambda: empty.service.fleet.nodes)
+    assert (await empty.http.get("/ready")).status_code == 503
+    empty.cluster.join("decode-0")
+    await empty.until(lambda: empty.service.ready)
+    assert (await empty.http.get("/ready")).status_code == 200
+
+
+async def test_not_ready_while_draining(world: World) -> None:
+    world.service.draining = True
+    assert (await world.http.get("/ready")).status_code == 503
+
+
+async def test_health_names_the_nodes_and_their_loads(world: World) -> None:
+    world.cluster.beat("decode-0", batch=3.0)
+    await world.until(lambda: world.service.fleet.nodes["decode-0"].load.running)  # type: ignore[index]
+    reply = (await world.http.get("/health")).json()
+    nodes = {node["node"]: node for node in reply["nodes"]}
+    assert reply["status"] == "ready"
+    assert nodes["decode-0"]["load"]["gauges"] == {"batch": 3.0}
+    assert nodes["prefill-0"]["role"] == "prefill"
+
+
+async def test_models(world: World) -> None:
+    reply = (await world.http.get("/v1/models")).json()
+    assert [card["id"] for card in reply["data"]] == ["demo", "other"]
+    assert reply["data"][0]["max_model_len"] == 256
+
+
+async def test_one_model(world: World) -> None:
+    assert (await world.http.get("/v1/models/other")).json()["id"] == "other"
+    assert (await world.http.get("/v1/models/a/b")).status_code == 404
+
+
+async def test_version(world: World) -> None:
+    assert (await world.http.get("/version")).json() == {"version": "0.1.0"}
+
+
+async def test_tokenize_and_back(world: World) -> None:
+    there = (await world.post("/tokenize", model="demo", prompt=ANSWER, return_token_strs=True)).json()
+    assert there["tokens"] == world.answer
+    assert (there["count"], there["max_model_len"]) == (len(world.answer), 256)
+    assert "".join(there["token_strs"]) == ANSWER
+    assert (await world.post("/detokenize", tokens=there["tokens"])).json() == {"prompt": ANSWER}
+
+
+async def test_tokenize_a_chat_as_it_would_be_served(world: World) -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    there = (await world.post("/tokenize", messages=messages)).json()
+    await world.post("/v1/chat/completions", messages=messages)
+    assert there["tokens"] == world.cluster.requests()[0].tokens
+
+
+async def test_tokenize_needs_one_of_two(world: World) -> None:
+    assert (await world.post("/tokenize", model="demo")).status_code == 400
+
+
+async def test_detokenize_refuses_what_is_no_token(world: World) -> None:
+    assert (await world.post("/detokenize", tokens=[1 << 40])).status_code == 400
+
+
+async def test_metrics_count_requests_and_tokens(world: World) -> None:
+    await world.chat()
+    page = (await world.http.get("/metrics")).text
+    assert 'pagewire:request_success_total{finished_reason="stop"} 1.0' in page
+    assert "pagewire:time_to_first_token_seconds_count 1.0" in page
+    assert f"pagewire:inter_token_latency_seconds_count {len(world.answer)}.0" in page
+    assert f"pagewire:generation_tokens_total {len(world.answer) + 1}.0" in page
+    assert "pagewire:prefix_cache_hits_total 3.0" in page
+
+
+async def test_metrics_show_the_nodes(world: World) -> None:
+    world.cluster.beat("decode-0", batch=3.0)
+    await world.until(lambda: world.service.fleet.nodes["decode-0"].load.running)  # type: ignore[index]
+    page = (await world.http.get("/metrics")).text
+    assert 'pagewire:num_requests_running{node="decode-0",role="decode"} 2.0' in page
+    assert 'pagewire:node_gauge{name="batch",node="decode-0",role="decode"} 3.0' in page
+
+
+async def test_the_openapi_page_knows_the_bodies(world: World) -> None:
+    page = (await world.http.get("/openapi.json")).json()
+    body = page["paths"]["/v1/chat/completions"]["post"]["requestBody"]
+    assert "messages" in body["content"]["application/json"]["schema"]["properties"]

@@ -1,0 +1,138 @@
+"""Router and nodes on real sockets: joining, ordered delivery, and being told when the other side is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from pagewire.errors import ConfigError
+from pagewire.layout import KVLayout
+from pagewire.mailbox import NodeMailbox, Peer, RouterLost, RouterMailbox
+from pagewire.messages import Beat, Cancel, Epoch, Failed, Hello, Load, NodeId, RequestId, Welcome
+
+LAYOUT = KVLayout(2, 1, 8, "float32", "m")
+
+
+def hello(node: str = "decode-0", epoch: str = "e1") -> Hello:
+    return Hello(
+        NodeId(node), Epoch(epoch), "decode", "0.1.0", 1, LAYOUT, "tcp://127.0.0.1:1", "m", 64, 8, 16
+    )
+
+
+def welcome(epoch: str = "r1", refused: str = "") -> Welcome:
+    return Welcome(NodeId("router"), Epoch(epoch), refused)
+
+
+@pytest.fixture
+async def router(tmp_path: Path) -> AsyncIterator[RouterMailbox]:
+    mailbox = RouterMailbox(f"ipc://{tmp_path}/control")
+    yield mailbox
+    mailbox.close()
+
+
+async def join(router: RouterMailbox, node: NodeMailbox) -> Peer:
+    peer, message = await until(router, Hello)
+    assert router.send(peer, welcome())
+    return peer
+
+
+async def until(router: RouterMailbox, kind: type) -> tuple[Peer, Any]:
+    async with asyncio.timeout(10):
+        while True:
+            peer, message = await router.receive()
+            if isinstance(message, kind):
+                return peer, message
+
+
+async def drained(node: NodeMailbox, done: Callable[[list[Any]], bool]) -> list[Any]:
+    found: list[Any] = []
+    async with asyncio.timeout(10):
+        while not done(found):
+            await asyncio.to_thread(node.socket.poll, 50, zmq.POLLIN)
+            found += node.drain()
+    return found
+
+
+async def test_a_node_joins_and_messages_keep_their_order(router: RouterMailbox) -> None:
+    node = NodeMailbox(hello(), [router.address])
+    peer = await join(router, node)
+    for attempt in range(100):
+        assert router.send(peer, Cancel(RequestId("r"), attempt))
+    found = await drained(node, lambda got: len(got) == 100)
+    assert [message.attempt for _, message in found] == list(range(100))
+    for attempt in range(100):
+        node.send(NodeId("router"), Failed(peer.node, peer.epoch, RequestId("r"), attempt, "c", "m", True))
+    for attempt in range(100):
+        assert (await until(router, Failed))[1].attempt == attempt
+    node.close()
+
+
+async def test_heartbeats_carry_the_load(router: RouterMailbox) -> None:
+    node = NodeMailbox(hello(), [router.address])
+    await join(router, node)
+    node.report(Load(running=3))
+    async with asyncio.timeout(10):
+        while (await until(router, Beat))[1].load.running != 3:
+            pass
+    node.close()
+
+
+async def test_sending_to_an_unknown_node_fails_at_once(router: RouterMailbox) -> None:
+    assert not router.send(Peer(NodeId("nobody"), Epoch("e")), Cancel(RequestId("r"), 1))
+
+
+async def test_an_unasked_welcome_means_the_router_forgot_us(router: RouterMailbox) -> None:
+    node = NodeMailbox(hello(), [router.address])
+    peer = await join(router, node)
+    await until(router, Beat)
+    router.send(peer, welcome("r2"))
+    assert await drained(node, lambda got: bool(got)) == [(NodeId("router"), RouterLost(NodeId("router")))]
+    await until(router, Hello)
+    node.close()
+
+
+async def test_a_silent_router_is_lost(router: RouterMailbox) -> None:
+    node = NodeMailbox(hello(), [router.address])
+    await join(router, node)
+    found = await drained(node, lambda got: bool(got))
+    assert found[0][1] == RouterLost(NodeId("router"))
+    node.close()
+
+
+async def test_a_refusal_reaches_the_node(router: RouterMailbox) -> None:
+    reasons: list[str] = []
+    node = NodeMailbox(hello(), [router.address], refused=reasons.append)
+    peer, _ = await until(router, Hello)
+    router.send(peer, welcome(refused="layers 2 != 3"))
+    async with asyncio.timeout(10):
+        while not reasons:
+            await asyncio.sleep(0.01)
+    assert reasons[0] == "layers 2 != 3"
+    node.close()
+
+
+async def test_a_malformed_message_is_counted_and_skipped(router: RouterMailbox) -> None:
+    context = zmq.Context()
+    raw = context.socket(zmq.DEALER)
+    raw.setsockopt(zmq.IDENTITY, b"decode-0/e1")
+    raw.connect(router.address)
+    raw.send(b"\xc1 not msgpack")
+    raw.send_multipart([b"too", b"many"])
+    node = NodeMailbox(hello("other"), [router.address])
+    await until(router, Hello)
+    async with asyncio.timeout(10):
+        while router.refused < 2:
+            await until(router, Hello)
+    node.close()
+    raw.close(linger=0)
+    context.term()
+
+
+async def test_beyond_loopback_needs_a_secret() -> None:
+    with pytest.raises(ConfigError, match="secret"):
+        RouterMailbox("tcp://0.0.0.0:0")

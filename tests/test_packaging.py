@@ -1,0 +1,154 @@
+"""What may be imported without torch, and what the set-up files promise."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import pagewire
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+BLOCKED = ("torch", "triton", "safetensors", "transformers")
+NEEDS_TORCH = re.compile(r"pagewire\.(engine|llm|node|replies)(\..*)?$")
+BLOCKER = f"""
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def python(source: str) -> str:
+    """Output of ``source`` in a fresh interpreter that sees this tree. Its errors are ours."""
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def files_of(package: str) -> list[str]:
+    """Module names of ``package`` by its files, so that nothing is imported to find them."""
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in (ROOT / package).rglob("*.py")]
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+TORCH_FREE = [
+    name
+    for package in ("router", "planner", "pagewire")
+    for name in files_of(package)
+    if not NEEDS_TORCH.match(name)
+]
+
+
+def test_importing_pagewire_loads_no_torch() -> None:
+    assert python("import sys, pagewire; print('torch' in sys.modules)") == "False"
+
+
+def test_router_planner_and_the_command_line_run_without_torch() -> None:
+    imports = "".join(f"import {name}\n" for name in TORCH_FREE)
+    assert python(BLOCKER + imports + "print('done')") == "done"
+
+
+def test_the_list_above_is_not_empty() -> None:
+    assert {"router.options", "planner", "pagewire.cli.serve", "pagewire.mailbox"} <= set(TORCH_FREE)
+
+
+def test_the_blocker_blocks() -> None:
+    said = python(BLOCKER + "try:\n    import torch\nexcept ImportError as error:\n    print(error)")
+    assert said == "torch is blocked"
+
+
+def test_the_command_loads_neither_torch_nor_a_web_server() -> None:
+    found = "[m for m in ('torch', 'fastapi', 'zmq') if m in sys.modules]"
+    assert python(f"import sys\nimport pagewire.cli.main\nprint({found})") == "[]"
+
+
+def test_one_version() -> None:
+    assert PROJECT["project"]["version"] == pagewire.__version__
+
+
+def test_all_our_packages_are_shipped_and_typed() -> None:
+    shipped = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    for pattern in shipped:
+        assert (ROOT / pattern.rstrip("*") / "py.typed").is_file()
+
+
+def test_every_tested_version_is_pinned() -> None:
+    pins = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.]+", pin) for pin in pins)
+    assert len({pin.split("==")[0].lower() for pin in pins}) == len(pins)
+
+
+def test_the_makefile_installs_torch_first_and_by_its_pin() -> None:
+    lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("\t$(PIP)")]
+    assert "^torch==" in lines[0]
+    assert "-e '.[worker,dev]'" in lines[1]
+
+
+# --- compose ------------------------------------------------------------------------------------------------
+
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+@pytest.mark.parametrize("name", ["router", "prefill", "decode"])
+def test_a_service_has_no_rights_that_it_does_not_need(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert not service["user"].startswith("0")
+
+
+@pytest.mark.parametrize("name", ["router", "prefill", "decode"])
+def test_a_service_has_the_secret_a_health_check_and_no_name_of_its_own(name: str) -> None:
+    service = SERVICES[name]
+    assert service["secrets"] == ["cluster"]
+    assert service["healthcheck"]["test"]
+    assert "container_name" not in service
+    assert "hostname" not in service
+
+
+def test_only_the_router_is_published_and_on_loopback() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert list(published) == ["router"]
+    assert all(port.startswith("127.0.0.1:") for port in published["router"])
+
+
+@pytest.mark.parametrize("name", ["router", "prefill", "decode"])
+def test_a_service_runs_a_command_that_exists(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pagewire.cli import addresses, main, roles
+
+    ran: list[Any] = []
+    monkeypatch.setattr(roles, "run", ran.append)
+    monkeypatch.setattr(addresses, "free_port", lambda host, port: port)
+    monkeypatch.setattr(addresses, "_outward", lambda router: "10.0.0.9")
+    monkeypatch.setattr("os.environ", {})
+    words = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word) for word in SERVICES[name]["command"]]
+    with pytest.raises(SystemExit) as end:
+        main.app(words)
+    assert (end.value.code, len(ran)) == (0, 1)
+
+
+def test_every_build_stage_exists() -> None:
+    stages = set(re.findall(r"^FROM .+ AS (\w+)$", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE))
+    assert {service["build"]["target"] for service in SERVICES.values()} <= stages
