@@ -1,8 +1,8 @@
 """Prompts whose KV is on its way: where they wait for pages, and what they hold until they are admitted.
 
 Waiting for pages happens here, before the engine knows of the request. Knows reservations and pages; knows no
-socket and no tensor. A reservation takes all pages of its prompt at once or none, so that two of them can never
-wait for each other; and it leaves room for what is running to grow.
+socket and no tensor. A reservation takes all pages of its prompt at once or none, so that two of them can
+never wait for each other; and it leaves room for what is running to grow.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The decode node's loop: reserve -> land -> adopt -> compute -> reply.
 
-With ``prefill_node.loop`` the only place that knows both the engine and the handoff. A request enters the engine
-when its KV has arrived whole and checked, as a sequence with all of its prompt computed.
+With ``prefill_node.loop`` the only place that knows both the engine and the handoff. A request enters the
+engine when its KV has arrived whole and checked, as a sequence with all of its prompt computed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from decode_node.landing import Arrival, Landing
 from kv_transfer import Dropped, Landed, Receiver, Reserved, TransferId, gauges
 from pagewire.codec import Codec
 from pagewire.engine.engine import Engine, Finished, StepOutput
@@ -30,8 +31,6 @@ from pagewire.messages import (
 )
 from pagewire.replies import Outbox, Replies, token_item
 from pagewire.timeline import FIRST_STEP, LANDING, QUEUE, Stopwatch
-
-from decode_node.landing import Arrival, Landing
 
 PAYLOADS = Codec(Handoff, FirstTokens)
 Key = tuple[RequestId, int]
@@ -98,7 +97,7 @@ class DecodeNode:
         for key, live in list(self._live.items()):
             self._fail(key, live, code, message)
 
-    # --- messages ----------------------------------------------------------------------------------------------
+    # --- messages -------------------------------------------------------------------------------------------
 
     def _receive(self, router: NodeId, message: object) -> None:
         match message:
@@ -116,7 +115,7 @@ class DecodeNode:
             if wanted(key, live.router):
                 self._drop_live(key)
 
-    # --- the handoff -------------------------------------------------------------------------------------------
+    # --- the handoff ----------------------------------------------------------------------------------------
 
     def _transferred(self, event: Reserved | Landed | Dropped, now: float) -> None:
         match event:
@@ -169,7 +168,7 @@ class DecodeNode:
         for item in first.items:  # the router drops what it has; this covers a prefill node that died
             self._replies.token(handoff.router, item)
 
-    # --- replies and endings -----------------------------------------------------------------------------------
+    # --- replies and endings --------------------------------------------------------------------------------
 
     def _reply(self, out: StepOutput, began: float) -> None:
         now = self._clock()

@@ -15,9 +15,7 @@ def run(options: NodeOptions) -> None:
     run_node(options, _listen, DecodeNode)
 
 
-def _listen(
-    options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None
-) -> tuple[Receiver, str]:
+def _listen(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Receiver, str]:
     receiver = Receiver(
         open_receiver(options.handoff, secret), built.engine.runner.cache, built.layout, epoch
     )

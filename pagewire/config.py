@@ -13,8 +13,8 @@ class EngineConfig:
     """One engine, whichever role its node plays.
 
     ``num_pages`` pages of ``page_size`` tokens each are all the KV memory there is. A step computes at most
-    ``max_batch_tokens`` tokens for at most ``max_num_seqs`` sequences; a prompt that does not fit the budget is
-    computed in chunks.
+    ``max_batch_tokens`` tokens for at most ``max_num_seqs`` sequences; a prompt that does not fit the budget
+    is computed in chunks.
     """
 
     max_model_len: int

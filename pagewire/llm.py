@@ -10,7 +10,8 @@ Knows an engine and a tokenizer; knows no router and no node.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence as Many
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +38,9 @@ Messages = list[dict[str, Any]]
 class LLM:
     """A model in this process.
 
-    ``model`` is "demo", a folder, a ``.gguf`` file or a hub id. ``kv_cache_bytes`` bounds the memory for KV pages;
-    ``max_num_batched_tokens`` the tokens of one step. Greedy and seeded results do not depend on either.
+    ``model`` is "demo", a folder, a ``.gguf`` file or a hub id. ``kv_cache_bytes`` bounds the memory for KV
+    pages; ``max_num_batched_tokens`` the tokens of one step. Greedy and seeded results do not depend on
+    either.
     """
 
     def __init__(
@@ -108,7 +110,9 @@ class LLM:
         prompts = []
         for talk in talks:
             text = render(self._tokenizer, talk, add_generation_prompt=add_generation_prompt)  # type: ignore[arg-type]
-            prompts.append({"prompt_token_ids": self._tokenizer.encode(text, add_special_tokens=False), "prompt": text})
+            prompts.append(
+                {"prompt_token_ids": self._tokenizer.encode(text, add_special_tokens=False), "prompt": text}
+            )
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
     def _call(self, prompt: Prompt, params: SamplingParams) -> _Call:
@@ -117,7 +121,9 @@ class LLM:
         if not tokens:
             raise RequestError("the prompt is empty", param="prompt")
         if len(tokens) >= limit:
-            raise PromptTooLong(f"the prompt has {len(tokens)} tokens and the context {limit}", param="prompt")
+            raise PromptTooLong(
+                f"the prompt has {len(tokens)} tokens and the context {limit}", param="prompt"
+            )
         self._count += 1
         new = params.max_tokens if params.max_tokens is not None else limit
         seq = Sequence(
@@ -219,7 +225,9 @@ class _Call:
             )
             for index in seq.choices
         ]
-        self.output = RequestOutput(str(int(seq.request, 16) - 1), prompt, tokens, [c.output for c in self._choices])
+        self.output = RequestOutput(
+            str(int(seq.request, 16) - 1), prompt, tokens, [c.output for c in self._choices]
+        )
 
     @property
     def finished(self) -> bool:

@@ -1,20 +1,21 @@
 """Messages between the router and its nodes: who is connected, and ordered delivery while both live.
 
 Nodes dial routers (ZeroMQ DEALER to ROUTER), so that only the router needs an address. Knows peers, bytes and
-heartbeats; knows no request. Nothing is delivered twice; what was on its way when a process died is lost, and the
-other side is told: the router by a missing heartbeat, the node by a RouterLost.
+heartbeats; knows no request. Nothing is delivered twice; what was on its way when a process died is lost, and
+the other side is told: the router by a missing heartbeat, the node by a RouterLost.
 
 A node's sockets live on a thread of their own, so that a long forward step delays no heartbeat.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import zmq
 import zmq.asyncio
@@ -69,7 +70,9 @@ class RouterMailbox:
 
     def send(self, peer: Peer, message: object) -> bool:
         """Queue ``message`` for ``peer``. False if it is not connected or does not read."""
-        sent = self._socket.send_multipart([_identity(peer), TO_NODE.encode(message)], flags=zmq.NOBLOCK)
+        frames = [_identity(peer), TO_NODE.encode(message)]
+        # Without waiting pyzmq tries at once, so that the future it returns has its result already.
+        sent = cast("asyncio.Future[Any]", self._socket.send_multipart(frames, flags=zmq.NOBLOCK))
         return sent.done() and sent.exception() is None
 
     def close(self) -> None:
@@ -106,7 +109,7 @@ class NodeMailbox:
         secret: bytes | None = None,
         refused: Callable[[str], None] | None = None,
     ) -> None:
-        """Dial ``routers``; ``refused`` is called, on the mailbox's thread, with the reason if one says no."""
+        """Dial ``routers``. If one says no, ``refused`` gets the reason, on the mailbox's thread."""
         self._hello = hello
         self._refused = refused
         self._context = zmq.Context()
@@ -149,7 +152,7 @@ class NodeMailbox:
             socket.close(linger=0)
         self._context.term()
 
-    # --- on the mailbox's own thread ---------------------------------------------------------------------------
+    # --- on the mailbox's own thread ------------------------------------------------------------------------
 
     def _dial(self, address: str, secret: bytes | None) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)

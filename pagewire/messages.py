@@ -1,8 +1,8 @@
 """What pagewire's processes say to each other: one class an arrow.
 
-Plain facts in frozen dataclasses, no behaviour. ``pagewire.codec`` turns them into bytes and back, checking the
-exact field list and each field's type, so a class here is also its wire schema. KV bytes do not travel here:
-see ``kv_transfer.wire``.
+Plain facts in frozen dataclasses, no behaviour. ``pagewire.codec`` turns them into bytes and back, checking
+the exact field list and each field's type, so a class here is also its wire schema. KV bytes do not travel
+here: see ``kv_transfer.wire``.
 
     router  -> prefill : PrefillRequest, Cancel          router -> decode : Cancel
     prefill -> router  : Hello, Beat, Tokens, Failed     decode -> router : Hello, Beat, Tokens, Failed
@@ -27,12 +27,12 @@ DECODE = "decode"
 ROUTER = "router"
 
 
-# --- membership and health -------------------------------------------------------------------------------------
+# --- membership and health ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A node introduces itself. Repeated after each (re)connection; the epoch tells a restart from a repeat."""
+    """A node introduces itself, after each (re)connection. The epoch tells a restart from a repeat."""
 
     node: NodeId
     epoch: Epoch
@@ -79,7 +79,7 @@ class Beat:
     load: Load = field(default_factory=Load)
 
 
-# --- requests --------------------------------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ class DecodeTarget:
 class PrefillRequest:
     """One attempt at one or more choices of a request.
 
-    ``tokens`` is the prompt and, after a lost worker, the tokens that this choice had already emitted; the first
-    ``num_prompt`` of them are the client's. A retry after tokens were emitted carries exactly one choice.
-    ``deadline_ms`` is what is left, so that clocks need not agree.
+    ``tokens`` is the prompt and, after a lost worker, the tokens that this choice had already emitted; the
+    first ``num_prompt`` of them are the client's. A retry after tokens were emitted carries exactly one
+    choice. ``deadline_ms`` is what is left, so that clocks need not agree.
     """
 
     request: RequestId
@@ -124,8 +124,9 @@ class Cancel:
 class TokenItem:
     """One token of one choice. ``index`` counts the choice's output tokens from 0, over all attempts.
 
-    ``logprob`` and ``top`` are present when asked for. ``finish`` is "" while the choice goes on, else "stop",
-    "length" or "abort"; ``stop_token`` is the stop or end token that ended it (it is also ``token``), or -1.
+    ``logprob`` and ``top`` are present when asked for. ``finish`` is "" while the choice goes on, else
+    "stop", "length" or "abort"; ``stop_token`` is the stop or end token that ended it (it is also ``token``),
+    or -1.
     """
 
     request: RequestId
@@ -175,7 +176,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The attempt ended on this node without finishing. ``retryable``: another node or moment may do better."""
+    """The attempt ended here without finishing. ``retryable``: another node or moment may do better."""
 
     node: NodeId
     epoch: Epoch
@@ -186,7 +187,7 @@ class Failed:
     retryable: bool
 
 
-# --- carried opaquely by the handoff ---------------------------------------------------------------------------
+# --- carried opaquely by the handoff ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

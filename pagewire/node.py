@@ -1,7 +1,7 @@
 """What a prefill and a decode node have in common as programs: start, loop, stop.
 
-Knows options, the engine, the mailbox and signals. Which way KV travels is the business of the two callables that
-the program hands in.
+Knows options, the engine, the mailbox and signals. Which way KV travels is the business of the two callables
+that the program hands in.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ MakeLoop = Callable[[Hello, Engine, Any, NodeMailbox, Callable[[], float]], Loop
 def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeLoop) -> None:
     """Load the model, join the routers and serve until SIGTERM or SIGINT. Raises ConfigError before that.
 
-    ``open_endpoint`` returns the node's end of the handoff and the address at which others reach it ("" for none).
+    ``open_endpoint`` returns the node's end of the handoff and the address at which others reach it ("" for
+    none).
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,7 +14,7 @@ class Logprob:
 
 @dataclass(slots=True)
 class CompletionOutput:
-    """One choice. ``logprobs`` has one entry a token: token id to Logprob, for the chosen and the most likely."""
+    """One choice. ``logprobs`` has an entry a token: id to Logprob, for the chosen and the most likely."""
 
     index: int
     text: str = ""

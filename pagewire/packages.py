@@ -29,8 +29,9 @@ def check(*, thorough: bool = False) -> None:
         if found is None:
             raise ConfigError(f"the package {name} is missing beside pagewire; install pagewire again")
         if found != home / name:
+            whose = _named("of", _owners(name))
             raise ConfigError(
-                f"import {name} finds {found}{_named('of', _owners(name))}, not pagewire's own {name}; {_advice(name)}"
+                f"import {name} finds {found}{whose}, not pagewire's own {name}; {_advice(name)}"
             )
         if others := _installed_over(name, home, thorough=thorough):
             raise ConfigError(

@@ -19,8 +19,9 @@ Key = tuple[RequestId, int]
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One attempt. It is queued, then reserving, then computing, then handing over; ``transfer`` and ``seq`` say
-    which. After the engine is done with it, the job owns the lease until the decode node has adopted the pages."""
+    """One attempt. It is queued, then reserving, then computing, then handing over; ``transfer`` and ``seq``
+    say which. After the engine is done with it, the job owns the lease until the decode node has adopted the
+    pages."""
 
     router: NodeId
     request: PrefillRequest
@@ -50,7 +51,6 @@ class Job:
         params = self.request.sampling
         done = len(self.request.tokens) - self.request.num_prompt
         return params.max_tokens is None or done + 1 < params.max_tokens
-
 
     def sequence(self, max_model_len: int) -> Sequence:
         """What the engine is to compute: the tokens, and one more."""

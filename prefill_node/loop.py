@@ -1,8 +1,8 @@
 """The prefill node's loop: take -> reserve -> compute -> stream pages -> release.
 
-With ``decode_node.loop`` the only place that knows both the engine and the handoff. No prompt is computed before a
-decode node has granted room for it. The engine sees ordinary sequences with a budget of one token; a finished
-sequence's lease stays with its job until the decode node has adopted the pages.
+With ``decode_node.loop`` the only place that knows both the engine and the handoff. No prompt is computed
+before a decode node has granted room for it. The engine sees ordinary sequences with a budget of one token; a
+finished sequence's lease stays with its job until the decode node has adopted the pages.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class PrefillNode:
         for job in self._jobs:
             self._fail(job, code, message)
 
-    # --- messages ----------------------------------------------------------------------------------------------
+    # --- messages -------------------------------------------------------------------------------------------
 
     def _receive(self, router: NodeId, message: object, now: float) -> None:
         match message:
@@ -125,7 +125,7 @@ class PrefillNode:
             job.seq = None
             self._fail(job, error.code, str(error), retryable=False)
 
-    # --- the handoff -------------------------------------------------------------------------------------------
+    # --- the handoff ----------------------------------------------------------------------------------------
 
     def _reserve(self, now: float) -> None:
         """Ask for room on the decode side, about one batch ahead of the computation."""
@@ -188,7 +188,7 @@ class PrefillNode:
         self._replies.flush(self._outbox)
 
     def _finished(self, finished: Finished, now: float) -> None:
-        """The engine is done with a sequence: commit its handoff, or end it here if nothing is left to decode."""
+        """The engine is done with a sequence: commit its handoff, or end it if nothing is left to decode."""
         job = self._jobs.of(finished.seq)
         job.seq, job.lease = None, finished.lease
         if finished.error:
@@ -202,7 +202,7 @@ class PrefillNode:
         else:
             self._drop(job, "nothing_to_decode")
 
-    # --- endings -----------------------------------------------------------------------------------------------
+    # --- endings --------------------------------------------------------------------------------------------
 
     def _expire(self, now: float) -> None:
         for job in self._jobs:

@@ -15,7 +15,5 @@ def run(options: NodeOptions) -> None:
     run_node(options, _dial, PrefillNode)
 
 
-def _dial(
-    options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None
-) -> tuple[Sender, str]:
+def _dial(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Sender, str]:
     return Sender(open_sender(secret), built.engine.runner.cache, built.layout, epoch), ""

@@ -1,4 +1,4 @@
-"""One thread a process: tests run beside each other, and spinning helpers of a small matrix product cost the most."""
+"""One thread a process: in tests the idle helper threads of small matrix products cost the most."""
 
 import os
 

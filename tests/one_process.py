@@ -1,4 +1,4 @@
-"""A router's view of one prefill and one decode node that live in this process, on a wire that tests can break."""
+"""A router's view of a prefill and a decode node in this process, on a wire that tests can break."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class World:
         assert self.sender.open_transfers == self.receiver.open_transfers == 0
         assert self.receiver.credit_bytes == 0
 
-    # --- what the router was told ------------------------------------------------------------------------------
+    # --- what the router was told ---------------------------------------------------------------------------
 
     def items(self, role: str | None = None) -> list[TokenItem]:
         roles = [role] if role else [PREFILL, DECODE]

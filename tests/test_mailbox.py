@@ -36,7 +36,7 @@ async def router(tmp_path: Path) -> AsyncIterator[RouterMailbox]:
 
 
 async def join(router: RouterMailbox, node: NodeMailbox) -> Peer:
-    peer, message = await until(router, Hello)
+    peer, _ = await until(router, Hello)
     assert router.send(peer, welcome())
     return peer
 

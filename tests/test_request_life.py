@@ -100,7 +100,9 @@ def test_what_decode_already_holds_is_not_sent_again(folder: Path) -> None:
     second = world.ask(PROMPT, GREEDY)
     world.run()
     assert world.answers()[first, 0] == world.answers()[second, 0]
-    assert world.sender.counts.bytes - sent == 2 * 3 * 2 * 2 * 16 * 4  # 48 of 50 tokens are in full pages there
+    assert (
+        world.sender.counts.bytes - sent == 2 * 3 * 2 * 2 * 16 * 4
+    )  # 48 of 50 tokens are in full pages there
     assert world.spans(PREFILL)[-1].counts[CACHED_TOKENS] == 48
 
 
@@ -126,7 +128,9 @@ def test_page_sizes_may_differ_and_chunks_do_not_matter(
 
 def test_small_pools_preempt_and_wait_and_change_nothing(folder: Path) -> None:
     long = SamplingParams(temperature=0.8, max_tokens=40, ignore_eos=True)
-    world = World(folder, prefill_pages=14, decode_pages=16, prefill_page_size=8, decode_page_size=8, budget=24)
+    world = World(
+        folder, prefill_pages=14, decode_pages=16, prefill_page_size=8, decode_page_size=8, budget=24
+    )
     asked = {world.ask(PROMPT[i : i + 30], long): PROMPT[i : i + 30] for i in range(12)}
     world.run()
     for request, tokens in asked.items():
@@ -135,7 +139,7 @@ def test_small_pools_preempt_and_wait_and_change_nothing(folder: Path) -> None:
     world.check_nothing_is_held()
 
 
-@pytest.mark.parametrize("turns", range(0, 16))
+@pytest.mark.parametrize("turns", range(16))
 def test_cancel_in_every_phase_frees_everything(folder: Path, turns: int) -> None:
     world = World(folder, budget=16)
     request = world.ask(PROMPT, GREEDY)
@@ -155,7 +159,7 @@ def test_a_request_that_cannot_fit_decode_fails_by_name(folder: Path) -> None:
     world.check_nothing_is_held()
 
 
-@pytest.mark.parametrize("turns", range(0, 12))
+@pytest.mark.parametrize("turns", range(12))
 def test_a_vanished_decode_node_fails_the_request_and_frees_prefill(folder: Path, turns: int) -> None:
     world = World(folder, budget=16)
     world.ask(PROMPT, GREEDY)

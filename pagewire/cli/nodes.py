@@ -110,17 +110,20 @@ def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> N
     # Before torch is loaded: its thread pools read the environment once.
     os.environ.update(local.thread_environment(options.threads))
     name = node.node_id or f"{role}-{socket.gethostname()}"
-    roles.run(
-        replace(
-            options,
-            role=role,
-            node_id=name,
-            routers=_routers(node),
-            handoff=handoff,
-            secret_file=node.secret_file,
-            status_fd=_shown(name),
-        )
+    options = replace(
+        options,
+        role=role,
+        node_id=name,
+        routers=_routers(node),
+        handoff=handoff,
+        secret_file=node.secret_file,
+        status_fd=_shown(name),
     )
+    try:
+        roles.run(options)
+    finally:
+        assert options.status_fd is not None
+        os.close(options.status_fd)
 
 
 def _shown(name: str) -> int:

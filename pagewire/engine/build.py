@@ -44,10 +44,11 @@ def build_engine(
     prefix_caching: bool = True,
     progress: Progress | None = None,
 ) -> Built:
-    """Load ``source`` and give it ``kv_cache_bytes`` of KV memory. ``progress(done, total)`` counts weight bytes.
+    """Load ``source`` and give it ``kv_cache_bytes`` of KV memory. ``progress(done, total)`` counts weight
+    bytes.
 
-    ``dtype`` "auto" is bfloat16 on a GPU and float32 on a CPU. ``max_model_len`` None is as far as the model's
-    own config goes. Raises ModelError or ConfigError.
+    ``dtype`` "auto" is bfloat16 on a GPU and float32 on a CPU. ``max_model_len`` None is as far as the
+    model's own config goes. Raises ModelError or ConfigError.
     """
     model = load_config(source)
     if max_model_len is not None and max_model_len > model.context_length:

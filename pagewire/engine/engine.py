@@ -1,8 +1,9 @@
 """The engine: admits sequences, computes them in steps, hands back tokens and leases.
 
-Knows sequences, pages and logits. Knows no role, no text, no clock and no socket: a prefill node gives a sequence a
-budget of one token and takes its lease; a decode node brings one whose KV has arrived and adopts the tokens that
-were sampled elsewhere; offline generation does neither. All three call the same ``admit`` and ``step``.
+Knows sequences, pages and logits. Knows no role, no text, no clock and no socket: a prefill node gives a
+sequence a budget of one token and takes its lease; a decode node brings one whose KV has arrived and adopts
+the tokens that were sampled elsewhere; offline generation does neither. All three call the same ``admit`` and
+``step``.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ class Computed(NamedTuple):
     pages: list[int]
 
 
-class Token(NamedTuple):
-    """One token of one choice. ``index`` counts the choice's output from 0; ``finish`` is "", "stop" or "length"."""
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of one choice. ``index`` counts its output from 0; ``finish`` is "", "stop" or "length"."""
 
     seq: Sequence
     choice: int
@@ -108,7 +110,7 @@ class Engine:
         self.scheduler.admit(seq)
 
     def adopt(self, seq: Sequence, first: list[tuple[int, int]]) -> None:
-        """Go on with ``seq``, whose KV is all present, from tokens sampled elsewhere: (choice, token) each."""
+        """Go on with ``seq``, whose KV is all present, from (choice, token) pairs sampled elsewhere."""
         assert seq.lease is not None
         assert seq.num_computed == len(seq.tokens)
         self.cache.publish(seq)
@@ -182,8 +184,8 @@ class Engine:
     def _branch(self, seq: Sequence, live: list[tuple[int, int]]) -> None:
         """Append each live choice's token; the first goes on as ``seq``, the others as branches of it.
 
-        A branch shares the full pages and gets a copy of the last, partial one. If there is no page for the copy,
-        the branch waits like a preempted sequence and is computed anew.
+        A branch shares the full pages and gets a copy of the last, partial one. If there is no page for the
+        copy, the branch waits like a preempted sequence and is computed anew.
         """
         for choice, token in live[1:]:
             child = Sequence(

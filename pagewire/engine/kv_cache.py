@@ -18,7 +18,6 @@ from pagewire.errors import ConfigError
 from pagewire.layout import KVLayout
 
 Ints = NDArray[np.int64]
-Bytes = NDArray[np.uint8]
 ALL_LAYERS = slice(None)
 
 
@@ -32,12 +31,12 @@ class KVCache:
         shape = (layout.layers, 2, num_pages, page_size, layout.kv_heads, layout.head_dim)
         self.pages = _zeros(shape, getattr(torch, layout.dtype), torch.device(device))
 
-    def read(self, slots: Ints, layers: slice = ALL_LAYERS) -> Bytes:
+    def read(self, slots: Ints, layers: slice = ALL_LAYERS) -> memoryview:
         """Copy out the slab of ``slots``, in their order, as one row of bytes."""
         slab = kv_pages.gather(self.pages, self._index(slots), layers)
-        return slab.reshape(-1).view(torch.uint8).cpu().numpy()
+        return slab.reshape(-1).view(torch.uint8).cpu().numpy().data
 
-    def write(self, slots: Ints, layers: slice, data: memoryview | bytes | Bytes) -> None:
+    def write(self, slots: Ints, layers: slice, data: bytes | bytearray | memoryview) -> None:
         """Copy a slab in; inverse of ``read``. ``data`` is not kept."""
         if len(slots) == 0:
             return

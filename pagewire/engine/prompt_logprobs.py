@@ -28,9 +28,7 @@ class PromptScorer:
     def __init__(self) -> None:
         self._parts: dict[Sequence, PromptLogprobs] = {}
 
-    def take(
-        self, work: list[Work], logits: Tensor, done: list[tuple[Sequence, PromptLogprobs]]
-    ) -> Tensor:
+    def take(self, work: list[Work], logits: Tensor, done: list[tuple[Sequence, PromptLogprobs]]) -> Tensor:
         """Score the prompt rows of ``logits`` [R, V]; return the rows to sample from, one a sampling work.
 
         Appends to ``done`` each sequence whose prompt is now scored to its end.
@@ -54,7 +52,7 @@ class PromptScorer:
         self._parts.pop(seq, None)
 
     def _score(self, work: Work, rows: Tensor) -> None:
-        """Rows of positions [start, end) predict the tokens at [start + 1, end + 1), as far as the prompt goes."""
+        """Rows [start, end) predict the tokens at [start + 1, end + 1), as far as the prompt goes."""
         if work.start == 0:
             self._parts[work.seq] = PromptLogprobs([], [])
         following = work.seq.tokens[work.start + 1 : min(work.end + 1, work.seq.num_prompt)]

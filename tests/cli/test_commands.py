@@ -253,19 +253,13 @@ def test_doctor_for_people(pagewire: Run) -> None:
 def test_a_node_by_itself_says_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def be_the_node(options: NodeOptions) -> None:
-        assert options.status_fd is not None
-        Reporter(options.status_fd).ready(num_pages=7)
-        os.close(options.status_fd)
-        for thread in threading.enumerate():
-            if thread.name == "status":
-                thread.join()
-
+    argv = ["pagewire", "prefill", "--router", "tcp://127.0.0.1:1", "--node-id", "p"]
     monkeypatch.setattr("os.environ", dict(os.environ))
-    monkeypatch.setattr(roles, "run", be_the_node)
-    monkeypatch.setattr(
-        sys, "argv", ["pagewire", "prefill", "--router", "tcp://127.0.0.1:1", "--node-id", "p"]
-    )
+    monkeypatch.setattr(roles, "run", lambda options: Reporter(options.status_fd).ready(num_pages=7))
+    monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit):
         main.main()
+    for thread in threading.enumerate():
+        if thread.name == "status":
+            thread.join(10)
     assert capfd.readouterr().out == f"p: ready, pid {os.getpid()}, num_pages 7\n"

@@ -45,7 +45,7 @@ class Cluster:
 
     def __init__(self, *args: str) -> None:
         self.args = args
-        self.log = tempfile.NamedTemporaryFile("w+", prefix="pagewire-test-", suffix=".log")
+        self.log = tempfile.NamedTemporaryFile("w+", prefix="pagewire-test-", suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pagewire.cli.main", "serve", *args, "--port", "0"],
             stdout=self.log,
@@ -102,7 +102,7 @@ class Cluster:
             return httpx.get(f"{self.url}/ready").status_code == 200
         return False
 
-    # --- what it holds -----------------------------------------------------------------------------------------
+    # --- what it holds --------------------------------------------------------------------------------------
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Each node by its id, as /health tells."""
@@ -140,9 +140,9 @@ class Cluster:
         found: dict[str, float] = {}
         for name, node in self.nodes().items():
             load = node["load"]
-            values = {
-                key: load[key] for key in ("waiting", "running", "transfers", "queued_tokens")
-            } | {key: load["gauges"].get(key, 0) for key in ("jobs", "landing", "live", "pages_leased")}
+            values = {key: load[key] for key in ("waiting", "running", "transfers", "queued_tokens")} | {
+                key: load["gauges"].get(key, 0) for key in ("jobs", "landing", "live", "pages_leased")
+            }
             found |= {f"{name}.{key}": value for key, value in values.items() if value}
             gauges = load["gauges"]
             total = gauges["pages_free"] + gauges["pages_cached"] + gauges["pages_leased"]

@@ -1,4 +1,4 @@
-"""The 64 requests of the exactness tests: 1 to 2,000 tokens, shared prefixes, greedy and sampled, one and two choices."""
+"""The requests of the exactness tests: short and long, shared prefixes, greedy and sampled, n of 1 and 2."""
 
 from __future__ import annotations
 

@@ -25,14 +25,17 @@ def hang_up(url: str, number: int) -> int:
     body = {"prompt": prompt, "max_tokens": 400, "ignore_eos": True, "stream": True, "return_token_ids": True}
     seen = 0
     client = httpx.Client(timeout=0.05 if leave_after == 0 else 60)
-    with contextlib.suppress(httpx.TimeoutException), client:
-        with client.stream("POST", f"{url}/v1/completions", json=body | {"n": 1 + number % 2}) as reply:
-            assert reply.status_code == 200, reply.read()
-            for line in reply.iter_lines():
-                if line.startswith("data: {"):
-                    seen += sum(len(c.get("token_ids") or []) for c in json.loads(line[6:])["choices"])
-                if seen > leave_after:
-                    break
+    with (
+        contextlib.suppress(httpx.TimeoutException),
+        client,
+        client.stream("POST", f"{url}/v1/completions", json=body | {"n": 1 + number % 2}) as reply,
+    ):
+        assert reply.status_code == 200, reply.read()
+        for line in reply.iter_lines():
+            if line.startswith("data: {"):
+                seen += sum(len(c.get("token_ids") or []) for c in json.loads(line[6:])["choices"])
+            if seen > leave_after:
+                break
     return seen
 
 

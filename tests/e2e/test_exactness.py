@@ -1,4 +1,4 @@
-"""The same tokens, whichever way a request runs: in one process, over shared memory, over TCP, in small pieces."""
+"""The same tokens in one process, over shared memory, over TCP, in small pieces, preempted."""
 
 from __future__ import annotations
 

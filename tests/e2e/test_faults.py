@@ -76,7 +76,7 @@ def oracle(cluster: Cluster) -> list[list[int]]:
 
 
 def kill_under_load(cluster: Cluster, victim: str) -> tuple[list[Outcome], float]:
-    """Kill ``victim`` once half of 16 streams have begun. How each ended, and how long after it the last one."""
+    """Kill ``victim`` once half of 16 streams have begun. How each ended, and when the last one did."""
     outcomes = [Outcome() for _ in range(STREAMS)]
     started = threading.Semaphore(0)
     with ThreadPoolExecutor(STREAMS) as pool:

@@ -1,4 +1,4 @@
-"""The engine on a tiny real model: whatever the pages, chunks, neighbours and preemptions, the same tokens."""
+"""The engine on a tiny model: whatever the pages, chunks, neighbours and preemptions, the same tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_folder(tmp_path_factory.mktemp("models") / "tiny").path
 
 
-def engine(folder: Path, *, pages: int = 256, page_size: int = 16, budget: int = 512, seqs: int = 64) -> Engine:
+def engine(
+    folder: Path, *, pages: int = 256, page_size: int = 16, budget: int = 512, seqs: int = 64
+) -> Engine:
     layout_bytes = 3 * 2 * 2 * 16 * 4
     return build_engine(
         model_folder(folder),
@@ -34,7 +36,7 @@ def engine(folder: Path, *, pages: int = 256, page_size: int = 16, budget: int =
 
 
 def workload(max_tokens: int = 12) -> list[tuple[str, list[int], SamplingParams]]:
-    """24 prompts of 1 to 90 tokens; every third shares a prefix; greedy and sampled, some with two choices."""
+    """24 prompts of 1 to 90 tokens; some share a prefix; greedy and sampled, some with two choices."""
     shared = [int(uniform(1, 0, i) * 90) + 3 for i in range(40)]
     work = []
     for i in range(24):
@@ -84,7 +86,9 @@ def alone(folder: Path) -> Answers:
 def test_tokens_do_not_depend_on_batch_pages_or_chunks(
     folder: Path, alone: Answers, page_size: int, budget: int
 ) -> None:
-    assert run(engine(folder, pages=4096 // page_size, page_size=page_size, budget=budget), workload()) == alone
+    assert (
+        run(engine(folder, pages=4096 // page_size, page_size=page_size, budget=budget), workload()) == alone
+    )
 
 
 def test_tokens_do_not_depend_on_preemption(folder: Path) -> None:

@@ -44,7 +44,7 @@ def test_memory_that_is_not_used_is_not_committed() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_slab_has_the_wire_order(dtype: str) -> None:
     cache, slots = filled(dtype), np.array([17, 2, 6])
-    slab = torch.from_numpy(cache.read(slots)).view(cache.pages.dtype).view(3, 2, 3, 2, 4)
+    slab = torch.frombuffer(cache.read(slots), dtype=torch.uint8).view(cache.pages.dtype).view(3, 2, 3, 2, 4)
     for row, slot in enumerate(slots.tolist()):
         assert torch.equal(slab[:, :, row], cache.pages[:, :, slot // 4, slot % 4])
 
@@ -72,7 +72,7 @@ def test_write_touches_its_own_slots_and_layers_only() -> None:
 
 def test_read_is_a_copy() -> None:
     cache = filled()
-    slab = cache.read(np.array([0]))
+    slab = np.frombuffer(cache.read(np.array([0])), np.uint8)
     cache.pages.zero_()
     assert slab.any()
 
