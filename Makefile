@@ -15,7 +15,7 @@ ARGS   ?=
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test lint fmt cov clean
+.PHONY: help venv serve test soak lint fmt cov clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## ?/\1\t/' | expand -t 10
@@ -38,6 +38,9 @@ serve: $(STAMP)  ## Serve MODEL (demo) on HOST (127.0.0.1) and PORT (8000), with
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(STAMP)  ## Run the long tests, which make test leaves out
+	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
 lint: $(STAMP)  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

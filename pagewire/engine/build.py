@@ -72,6 +72,7 @@ def build_engine(
         source, model, torch_dtype, device, load_format, progress, positions=config.max_model_len
     )
     runner = ModelRunner(decoder, KVCache(layout, num_pages, page_size, device))
+    runner.warm_up()
     return Built(Engine(config, runner, model.eos_token_ids), model, layout, device)
 
 

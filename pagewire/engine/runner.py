@@ -39,5 +39,17 @@ class ModelRunner:
         hidden = self.decoder.forward(token_ids, positions, slots, meta, self.cache.pages)
         return self.decoder.logits(hidden.index_select(0, self._tensor(batch.logit_rows)))
 
+    def warm_up(self) -> None:
+        """Compute a few rows at slots that nobody has yet: the first request finds all prepared."""
+        for rows in (1, min(8, self.cache.num_pages * self.cache.page_size)):
+            positions = np.arange(rows, dtype=np.int64)
+            pages = np.arange(-(-rows // self.cache.page_size), dtype=np.int64)
+            last = positions[-1:]
+            self.forward(
+                Batch(
+                    last.repeat(rows), positions, positions, np.array([0, rows]), last + 1, pages[None], last
+                )
+            )
+
     def _tensor(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self.decoder.device)

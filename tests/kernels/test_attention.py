@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from attention_world import World, make_world
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paged_world import World, make_world
 
 from kernels.attention import AttentionMeta, paged_attention, paged_attention_reference
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from paged_world import make_world
+from attention_world import make_world
 
 from kernels import attention_triton
 from kernels.activation import silu_mul_torch, silu_mul_triton
