@@ -44,7 +44,7 @@ def oracle() -> PreTrainedModel:
 
 @torch.inference_mode()
 def test_each_of_32_x_64_tokens_is_the_oracles_choice(oracle: PreTrainedModel) -> None:
-    """Teacher-forced on our own tokens, so that every position counts, not just those before a first difference."""
+    """Teacher-forced on our own tokens, so that every position counts, not only up to a first difference."""
     llm = LLM("demo")
     outputs = llm.generate(
         PROMPTS, SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True), use_tqdm=False
