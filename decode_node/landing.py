@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kv_transfer import TransferId
 from pagewire.engine.engine import Engine
@@ -21,7 +21,7 @@ from pagewire.timeline import Stopwatch
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """A request on its way. ``lease`` is None while it waits for pages."""
+    """A request on its way. ``lease`` is None while it waits for pages; ``cut`` choices will not go on."""
 
     transfer: TransferId
     handoff: Handoff
@@ -29,6 +29,7 @@ class Arrival:
     deadline: float
     watch: Stopwatch
     lease: PageLease | None = None
+    cut: set[int] = field(default_factory=set)
 
 
 class Landing:

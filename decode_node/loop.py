@@ -101,8 +101,10 @@ class DecodeNode:
 
     def _receive(self, router: NodeId, message: object) -> None:
         match message:
-            case Cancel(request, attempt):
+            case Cancel(request, attempt, None):
                 self._cancel(lambda key, _: key == (request, attempt))
+            case Cancel(request, attempt, int(choice)):
+                self._cut((request, attempt), choice)
             case RouterLost(lost):
                 self._cancel(lambda _, owner: owner == lost)
 
@@ -114,6 +116,16 @@ class DecodeNode:
         for key, live in list(self._live.items()):
             if wanted(key, live.router):
                 self._drop_live(key)
+
+    def _cut(self, key: Key, choice: int) -> None:
+        """One of an attempt's choices is over for its client; the others go on."""
+        for arrival in self._landing:
+            if (arrival.handoff.request, arrival.handoff.attempt) == key:
+                arrival.cut.add(choice)
+        for seq in self._engine.sequences(*key):
+            if seq.choices == [choice]:
+                self._release(self._engine.abort(seq))
+                self._ended(key, self._live[key])
 
     # --- the handoff ----------------------------------------------------------------------------------------
 
@@ -154,18 +166,22 @@ class DecodeNode:
         except RemoteProtocolError as error:
             self._drop_arrival(arrival, error.code)
             return
+        items = [item for item in first.items if item.choice not in arrival.cut]
+        if not items:
+            self._drop_arrival(arrival, "cancelled")
+            return
         self._landing.take(arrival.transfer)
         if not self._receiver.adopt(arrival.transfer):
             self._release(arrival.lease)
             return
         handoff, seq = arrival.handoff, arrival.seq
         arrival.watch.lap(LANDING, now)
-        live = Live(handoff.router, arrival.deadline, arrival.watch, len(first.items))
+        live = Live(handoff.router, arrival.deadline, arrival.watch, len(items))
         self._live[handoff.request, handoff.attempt] = live
         seq.lease, seq.num_computed = arrival.lease, len(seq.tokens)
-        seq.choices = [item.choice for item in first.items]
-        self._engine.adopt(seq, [(item.choice, item.token) for item in first.items])
-        for item in first.items:  # the router drops what it has; this covers a prefill node that died
+        seq.choices = [item.choice for item in items]
+        self._engine.adopt(seq, [(item.choice, item.token) for item in items])
+        for item in items:  # the router drops what it has; this covers a prefill node that died
             self._replies.token(handoff.router, item)
 
     # --- replies and endings --------------------------------------------------------------------------------
@@ -190,10 +206,15 @@ class DecodeNode:
         live = self._live.get(key)
         if live is None:  # another choice of it has just failed
             return
-        live.open -= 1
         if finished.error:
             self._fail(key, live, "bad_logits", finished.error, retryable=False)
-        elif not live.open:
+        else:
+            self._ended(key, live)
+
+    def _ended(self, key: Key, live: Live) -> None:
+        """One choice less. The attempt is forgotten with its last."""
+        live.open -= 1
+        if not live.open:
             del self._live[key]
 
     def _expire(self, now: float) -> None:

@@ -4,7 +4,7 @@ side.
 Knows names only: no clock, socket, byte, page or role of a node. ``sender.py`` and ``receiver.py`` are
 shells that turn frames, calls and time into events and carry the actions out. Every state answers every
 event, so nothing can be "unexpected"; what our own node must not do is MISUSE. The diagrams in the docs are
-printed from here.
+printed from here: ``python -m kv_transfer``.
 """
 
 from __future__ import annotations
@@ -281,13 +281,14 @@ WRITABLE = frozenset({_R.FILLING, _R.SEALING})
 
 
 def diagram(table: Table[State]) -> str:
-    """The table as mermaid text: every arrow that changes the state, with its actions."""
-    lines = ["stateDiagram-v2"]
+    """The table as mermaid text: every change of state, with its events and actions."""
+    arrows: dict[tuple[State, Rule[State]], list[str]] = {}
     for state, row in table.items():
-        for event, rule in row.items():
-            if rule.next is not state:
-                actions = ", ".join(a.name.lower() for a in rule.actions)
-                lines.append(
-                    f"    {state.name} --> {rule.next.name}: {event.name}{' / ' + actions if actions else ''}"
-                )
+        for event in Event:
+            if (rule := row[event]).next is not state:
+                arrows.setdefault((state, rule), []).append(event.name)
+    lines = ["stateDiagram-v2"]
+    for (state, rule), events in arrows.items():
+        what = " or ".join(events) + " / " + ", ".join(action.name.lower() for action in rule.actions)
+        lines.append(f"    {state.name} --> {rule.next.name}: {what.removesuffix(' / ')}")
     return "\n".join(lines) + "\n"

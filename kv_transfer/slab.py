@@ -22,6 +22,14 @@ class Part(NamedTuple):
     layer_start: int
     layer_stop: int
 
+    @property
+    def tokens(self) -> slice:
+        return slice(self.token_start, self.token_stop)
+
+    @property
+    def layers(self) -> slice:
+        return slice(self.layer_start, self.layer_stop)
+
     def nbytes(self, layout: KVLayout) -> int:
         cells = (self.token_stop - self.token_start) * (self.layer_stop - self.layer_start)
         return cells * (layout.token_bytes // layout.layers)

@@ -17,15 +17,15 @@ Slots = NDArray[np.int64]
 
 
 class PageSource(Protocol):
-    def read(self, slots: Slots, layers: slice) -> Buffer:
-        """The slab of ``slots`` [T] and ``layers``, as bytes that nobody will write to afterwards.
+    def read_into(self, slots: Slots, layers: slice, out: memoryview) -> None:
+        """Put the slab of ``slots`` [T] and ``layers`` into ``out``, which is just as long, before returning.
 
-        The caller keeps the buffer until it is sent, which may be after the slots were given to another.
+        ``out`` is not kept: it may lie in memory that another process reads afterwards.
         """
         ...
 
 
 class PageSink(Protocol):
     def write(self, slots: Slots, layers: slice, data: Buffer) -> None:
-        """Put the slab ``data`` into ``slots`` [T] and ``layers``, before returning."""
+        """Put the slab ``data`` into ``slots`` [T] and ``layers``, before returning. ``data`` is not kept."""
         ...

@@ -63,7 +63,7 @@ class Ledger(Generic[State, Open]):
 
     def __init__(self, hurried: frozenset[State], timeouts: Timeouts, graves: int) -> None:
         """In a ``hurried`` state a transfer has to make progress every ``stall_s``."""
-        self._hurried = hurried
+        self._hurried: frozenset[State] = hurried
         self._timeouts = timeouts
         self._graves = graves
         self._open: dict[TransferId, Open] = {}

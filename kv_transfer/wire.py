@@ -53,6 +53,11 @@ class _Header:
             raise LocalProtocolError("a transfer id is 32 hex digits")
         _text("epoch", self.epoch, 64)
 
+    @property
+    def name(self) -> str:
+        """The frame's name, such as "RESERVE"."""
+        return type(self).__name__.upper()
+
 
 @dataclass(frozen=True, slots=True)
 class Reserve(_Header):

@@ -114,10 +114,14 @@ class PrefillRequest:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop this attempt and free what it holds. Idempotent; unknown ids are ignored."""
+    """Stop this attempt and free what it holds. Idempotent; unknown ids are ignored.
+
+    ``choice`` is the only one to stop, told to the decode node alone; None: all of the attempt.
+    """
 
     request: RequestId
     attempt: int
+    choice: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from pagewire.errors import RequestError
 MAX_CHOICES = 16
 MAX_LOGPROBS = 20
 MAX_STOP = 16
+MAX_STOP_CHARS = 1024  # of one stop string
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 1024
 
@@ -71,6 +72,8 @@ class SamplingParams:
             )
         if len(self.stop) > MAX_STOP or not all(map(_is_text, self.stop)):
             raise RequestError(f"stop must be at most {MAX_STOP} non-empty strings", param="stop")
+        if any(len(stop) > MAX_STOP_CHARS for stop in self.stop):
+            raise RequestError(f"a stop string may have at most {MAX_STOP_CHARS} characters", param="stop")
         if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
             raise RequestError(
                 f"stop_token_ids may name at most {MAX_STOP_TOKEN_IDS} tokens", param="stop_token_ids"

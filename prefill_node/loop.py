@@ -101,7 +101,7 @@ class PrefillNode:
             case PrefillRequest(request, attempt):
                 if (request, attempt) not in self._jobs:
                     self._take(Job.taken(router, message, now), now)
-            case Cancel(request, attempt):
+            case Cancel(request, attempt, None):
                 if (job := self._jobs.get((request, attempt))) is not None:
                     self._drop(job, "cancelled")
             case RouterLost(lost):

@@ -118,10 +118,12 @@ class Dispatch:
 
     def stop(self, now: float, number: int) -> list[Action]:
         """The choice is over for the client: a stop string was found in its text."""
-        choice = self._choices[number]
-        if choice.attempt is not None:
-            choice.attempt.cut = True
-            self._finish(choice.attempt, number, "stop", -1)
+        attempt = self._choices[number].attempt
+        if attempt is not None:
+            attempt.cut = True
+            self._finish(attempt, number, "stop", -1)
+            if attempt.choices:
+                self._out.append(Stop(attempt.pair.decode, Cancel(self.job.request, attempt.number, number)))
         return self._take()
 
     def cancel(self, error: PagewireError | None = None) -> list[Action]:

@@ -20,7 +20,7 @@ import uvicorn
 from pagewire.errors import ConfigError, Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
-from pagewire.secret import load_secret
+from pagewire.secret import is_local, load_secret
 from pagewire.status import Reporter
 from pagewire.text.tokenizer import load_tokenizer
 from router.app import make
@@ -33,6 +33,8 @@ HEADER_BYTES = 16 << 10
 CLOSE_S = 2.0  # for connections to close once their requests have ended
 
 OnListening = Callable[[str], None]
+
+log = logging.getLogger("pagewire.router")
 
 __all__ = ["RouterOptions", "run", "serve"]
 
@@ -127,6 +129,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def _announce(options: RouterOptions, listener: socket.socket, on_listening: OnListening | None) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{listener.getsockname()[1]}"
+    if not options.api_keys and not is_local(url):
+        log.warning("%s can be reached from other hosts, and anybody there may use it: give --api-key", url)
     Reporter(options.status_fd).ready(url=url)
     if on_listening is not None:
         on_listening(url)

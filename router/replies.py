@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pagewire.messages import PromptLogprobs, TokenItem
+from pagewire.text.detokenize import Detokenizer, TokenBytes
 from router.feed import Delta
 
+LEAST_LOGPROB = -9999.0  # what stands for minus infinity, which JSON cannot spell
 
-class Vocabulary(Protocol):
+
+class Vocabulary(TokenBytes, Protocol):
     def token_text(self, token: int) -> str: ...
-
-    def token_bytes(self, token: int) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +160,7 @@ class CompletionReply(Reply):
         if self.logprobs is None:
             return prompt.text, None
         found = self.prompt_logprobs[number]
-        offsets, at = [], 0
-        for token in prompt.tokens:
-            offsets.append(min(at, len(prompt.text)))
-            at += len(self.vocabulary.token_text(token))
+        offsets = _offsets(prompt, self.vocabulary)
         return prompt.text, self._columns(prompt.tokens, [None, *found.logprobs], [None, *found.top], offsets)
 
     def _logprobs(self, delta: Delta) -> dict[str, Any] | None:
@@ -208,6 +206,20 @@ class CompletionReply(Reply):
         return best
 
 
+def _offsets(prompt: Prompt, vocabulary: Vocabulary) -> list[int]:
+    """Where each token's text begins in the prompt's; the parts of one character share its offset.
+
+    A special token that the encoder added is in the tokens and not in the text: it takes no room.
+    """
+    detokenizer = Detokenizer(vocabulary, skip_special_tokens=False)
+    offsets, at = [], 0
+    for token in prompt.tokens:
+        offsets.append(min(at, len(prompt.text)))
+        if token not in vocabulary.special_ids or prompt.text.startswith(vocabulary.token_text(token), at):
+            at += len(detokenizer.push(token))
+    return offsets
+
+
 def usage_of(prompt: int, completion: int, cached: int | None) -> dict[str, Any]:
     """``cached`` None: no node said how much it found in its cache."""
     return {
@@ -219,5 +231,4 @@ def usage_of(prompt: int, completion: int, cached: int | None) -> dict[str, Any]
 
 
 def _finite(logprob: float | None) -> float | None:
-    """JSON has no infinity; -9999 is what OpenAI says for a token of no likelihood."""
-    return None if logprob is None else max(logprob, -9999.0)
+    return None if logprob is None else max(logprob, LEAST_LOGPROB)

@@ -107,9 +107,9 @@ class World:
         )
         return request
 
-    def cancel(self, request: RequestId) -> None:
+    def cancel(self, request: RequestId, choice: int | None = None) -> None:
         for post in self.posts.values():
-            post.inbox.append((ROUTER, Cancel(request, 1)))
+            post.inbox.append((ROUTER, Cancel(request, 1, choice)))
 
     def turn(self) -> None:
         self.now += 0.01

@@ -122,20 +122,22 @@ def test_a_class_outside_the_codec_is_not_sent() -> None:
         "Cancel",
         [],
         ["Cancel"],
-        ["Cancel", {"request": "r", "attempt": 1}, 3],
-        [b"Cancel", {"request": "r", "attempt": 1}],
-        ["cancel", {"request": "r", "attempt": 1}],
+        ["Cancel", {"request": "r", "attempt": 1, "choice": None}, 3],
+        [b"Cancel", {"request": "r", "attempt": 1, "choice": None}],
+        ["cancel", {"request": "r", "attempt": 1, "choice": None}],
         ["SamplingParams", {}],
         ["Cancel", None],
         ["Cancel", [["request", "r"], ["attempt", 1]]],
-        ["Cancel", {"request": "r"}],
-        ["Cancel", {"request": "r", "attempt": 1, "more": 2}],
-        ["Cancel", {"request": "r", "attempt": "1"}],
-        ["Cancel", {"request": "r", "attempt": 1.0}],
-        ["Cancel", {"request": "r", "attempt": True}],
-        ["Cancel", {"request": "r", "attempt": None}],
-        ["Cancel", {"request": b"r", "attempt": 1}],
-        ["Cancel", {"request": "r", "attempt": msgpack.Timestamp(1, 0)}],
+        ["Cancel", {"request": "r", "choice": None}],
+        ["Cancel", {"request": "r", "attempt": 1}],
+        ["Cancel", {"request": "r", "attempt": 1, "choice": "1"}],
+        ["Cancel", {"request": "r", "attempt": 1, "choice": None, "more": 2}],
+        ["Cancel", {"request": "r", "attempt": "1", "choice": None}],
+        ["Cancel", {"request": "r", "attempt": 1.0, "choice": None}],
+        ["Cancel", {"request": "r", "attempt": True, "choice": None}],
+        ["Cancel", {"request": "r", "attempt": None, "choice": None}],
+        ["Cancel", {"request": b"r", "attempt": 1, "choice": None}],
+        ["Cancel", {"request": "r", "attempt": msgpack.Timestamp(1, 0), "choice": None}],
         ["FirstTokens", {"items": {}}],
         ["FirstTokens", {"items": [{}]}],
     ],
@@ -213,8 +215,8 @@ def test_refuses_hostile_msgpack_bare_or_as_the_fields(body: bytes) -> None:
 
 @pytest.mark.parametrize("again", [1, 2])
 def test_refuses_a_field_given_twice(again: int) -> None:
-    assert CANCEL.count(b"\x82") == 1
-    assert refused(CANCEL.replace(b"\x82", b"\x83") + b"\xa7attempt" + bytes([again]))
+    assert CANCEL.count(b"\x83") == 1
+    assert refused(CANCEL.replace(b"\x83", b"\x84") + b"\xa7attempt" + bytes([again]))
 
 
 def test_refuses_an_ext_type_before_it_reaches_a_field() -> None:

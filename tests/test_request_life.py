@@ -150,6 +150,67 @@ def test_cancel_in_every_phase_frees_everything(folder: Path, turns: int) -> Non
     world.check_nothing_is_held()
 
 
+THREE = SamplingParams(temperature=0.9, n=3, max_tokens=12, ignore_eos=True)
+
+
+@pytest.mark.parametrize("turns", range(20))
+def test_a_choice_cut_at_any_time_changes_no_other(folder: Path, turns: int) -> None:
+    world = World(folder, budget=16)
+    request = world.ask(PROMPT, THREE)
+    for _ in range(turns):
+        world.turn()
+    world.cancel(request, choice=1)
+    world.run()
+    expected, answers = colocated(folder, PROMPT, THREE), world.answers()
+    assert [answers[request, c] for c in (0, 2)] == [(expected[c], "length") for c in (0, 2)]
+    cut = answers[request, 1][0]
+    assert cut == expected[1][: len(cut)]
+    assert world.failures() == []
+    world.check_nothing_is_held()
+
+
+def test_a_cut_choice_gives_its_pages_back_at_once(folder: Path) -> None:
+    world = World(folder)
+    request = world.ask(PROMPT, THREE)
+    while len(world.items(DECODE)) < 12:
+        world.turn()
+    before = world.decode_engine.accounts().leased
+    for choice in (1, 1, 0):  # telling it twice does nothing more
+        world.cancel(request, choice=choice)
+    world.turn()
+    assert [seq.choices for seq in world.decode_engine.sequences()] == [[2]]
+    assert world.decode_engine.accounts().leased == before - 2
+    world.cancel(request, choice=2)
+    world.turn()
+    assert world.quiet
+    world.check_nothing_is_held()
+
+
+def until_it_lands(world: World) -> None:
+    while not world.decode.load().gauges["landing"]:
+        world.turn()
+
+
+def test_a_choice_cut_while_its_prompt_lands_is_not_begun(folder: Path) -> None:
+    world = World(folder, budget=16)
+    request = world.ask(PROMPT, THREE)
+    until_it_lands(world)
+    world.cancel(request, choice=1)
+    world.run()
+    assert {item.choice for item in world.items(DECODE)} == {0, 2}
+
+
+def test_a_landing_of_which_every_choice_was_cut_is_given_up(folder: Path) -> None:
+    world = World(folder, budget=16)
+    request = world.ask(PROMPT, THREE)
+    until_it_lands(world)
+    for choice in range(3):
+        world.cancel(request, choice=choice)
+    world.run()
+    assert world.items(DECODE) == []
+    world.check_nothing_is_held()
+
+
 def test_a_request_that_cannot_fit_decode_fails_by_name(folder: Path) -> None:
     world = World(folder, decode_pages=3)
     world.ask(PROMPT, GREEDY)

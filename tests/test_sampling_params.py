@@ -65,6 +65,8 @@ def test_just_beyond_either_limit_is_refused(name: str) -> None:
         ("stop", 5),
         ("stop", None),
         ("stop", ("\ud800",)),
+        ("stop", ("a" * 1025,)),
+        ("stop", ("a", "ä" * 1025)),
         ("stop_token_ids", (-1,)),
         ("stop_token_ids", ("a",)),
         ("stop_token_ids", "ab"),
@@ -118,6 +120,10 @@ def test_min_tokens_above_max_tokens_is_refused_with_both_numbers() -> None:
 def test_one_stop_string_and_lists_become_tuples() -> None:
     params = SamplingParams(stop="END", stop_token_ids=[1, 2])  # type: ignore[arg-type]
     assert (params.stop, params.stop_token_ids) == (("END",), (1, 2))
+
+
+def test_a_stop_string_of_1024_characters_is_taken() -> None:
+    assert SamplingParams(stop=("ä" * 1024,)).stop == ("ä" * 1024,)
 
 
 @pytest.mark.parametrize(("temperature", "greedy"), [(0.0, True), (1e-6, True), (1e-5, False), (1.0, False)])

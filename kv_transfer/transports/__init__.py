@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from kv_transfer.transports.base import Arrived, Listener, Peer, Transport
-from kv_transfer.transports.choose import Dialer, open_receiver, open_sender
+from kv_transfer.transports.base import Arrived, Dialer, Listener, Peer, Transport
+from kv_transfer.transports.choose import open_receiver, open_sender
 
 __all__ = ["Arrived", "Dialer", "Listener", "Peer", "Transport", "open_receiver", "open_sender"]

@@ -7,9 +7,10 @@ order of frames between two living peers, may lose what was on its way when one 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple, NewType, Protocol
 
+import numpy as np
 import zmq
 
 from kv_transfer.wire import Buffer
@@ -21,7 +22,7 @@ Peer = NewType("Peer", bytes)
 class Arrived(NamedTuple):
     peer: Peer
     head: bytes
-    body: Buffer  # private memory: nobody else can change it any more
+    body: Buffer  # private memory: nobody else can change it, but see ``Transport.receive``
 
 
 class Transport(Protocol):
@@ -29,8 +30,11 @@ class Transport(Protocol):
         """Queue a frame. False, with nothing queued, if the peer is gone or takes no more for now."""
         ...
 
-    def receive(self) -> list[Arrived]:
-        """Frames that are here now, oldest first, at most a bounded number. Does not block."""
+    def receive(self) -> Iterable[Arrived]:
+        """Frames that are here now, oldest first, at most a bounded number. Does not block.
+
+        To be read to the end. A frame's body is good until the next frame is taken.
+        """
         ...
 
     def lost(self, peers: Collection[Peer]) -> list[Peer]:
@@ -48,6 +52,17 @@ class Transport(Protocol):
     def close(self) -> None: ...
 
 
+class Dialer(Transport, Protocol):
+    """The sender's end."""
+
+    def room(self, peer: Peer, size: int) -> memoryview | None:
+        """Memory for the body of the next frame to ``peer``, to be filled and given to ``send`` at once.
+
+        None if there is none for now. Room that is not sent is given out again.
+        """
+        ...
+
+
 class Listener(Transport, Protocol):
     """The receiver's end. ``address`` is what a sender dials: ports and names that were left open are
     filled in.
@@ -55,3 +70,8 @@ class Listener(Transport, Protocol):
 
     @property
     def address(self) -> str: ...
+
+
+def private_room(size: int) -> memoryview:
+    """Memory for a body that goes inline."""
+    return np.empty(size, np.uint8).data

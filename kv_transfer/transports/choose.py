@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from kv_transfer.transports.base import Arrived, Listener, Peer, Transport
+from kv_transfer.transports.base import Arrived, Dialer, Listener, Peer
 from kv_transfer.transports.shm import ShmDialer, ShmListener
 from kv_transfer.transports.tcp import TcpDialer, TcpListener
 from kv_transfer.transports.zeromq import Socket
@@ -23,16 +23,20 @@ def open_receiver(address: str, secret: bytes | None = None) -> Listener:
     raise ConfigError(f"{address} is not an address of the handoff: give tcp://host:port or shm:///path")
 
 
-def open_sender(secret: bytes | None = None) -> Transport:
+def open_sender(secret: bytes | None = None) -> Dialer:
     """A wire to any receiver, whatever the scheme of its address."""
-    return Dialer({b"tcp": TcpDialer(secret), b"shm": ShmDialer(secret)})
+    return ByScheme({b"tcp": TcpDialer(secret), b"shm": ShmDialer(secret)})
 
 
-class Dialer:
+class ByScheme:
     """Several wires as one. A peer whose scheme has no wire is lost from the start."""
 
-    def __init__(self, wires: dict[bytes, Transport]) -> None:
+    def __init__(self, wires: dict[bytes, Dialer]) -> None:
         self._wires = wires
+
+    def room(self, peer: Peer, size: int) -> memoryview | None:
+        wire = self._wires.get(_scheme(peer))
+        return None if wire is None else wire.room(peer, size)
 
     def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
         wire = self._wires.get(_scheme(peer))

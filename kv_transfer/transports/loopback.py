@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 
-from kv_transfer.transports.base import Arrived, Peer
+from kv_transfer.transports.base import Arrived, Peer, private_room
 from kv_transfer.transports.zeromq import Socket
 from kv_transfer.wire import Buffer
 
@@ -44,7 +44,7 @@ class Loopback:
 
 
 class LoopbackEnd:
-    """One end: a Transport and a Listener."""
+    """One end: a Dialer and a Listener."""
 
     def __init__(self, network: Loopback, name: Peer) -> None:
         self._network = network
@@ -54,6 +54,9 @@ class LoopbackEnd:
     @property
     def address(self) -> str:
         return self._name.decode()
+
+    def room(self, peer: Peer, size: int) -> memoryview | None:
+        return private_room(size)
 
     def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
         if not self._network.knows(peer):

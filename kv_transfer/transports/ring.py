@@ -58,6 +58,7 @@ class RingWriter:
         self._map[:_NONCE_BYTES] = self._nonce
         self._head = 0  # both count up for ever; head - tail is in use
         self._tail = 0
+        self._claim: tuple[memoryview, Ref] | None = None
 
     @property
     def offer(self) -> bytes:
@@ -68,17 +69,24 @@ class RingWriter:
     def used(self) -> int:
         return self._head - self._tail
 
-    def put(self, body: Buffer) -> Ref | None:
-        """Copy ``body`` into the ring; None if there is no room for it now."""
-        size = len(body)
+    def claim(self, size: int) -> memoryview | None:
+        """Room for a body, to be filled; None if there is none now. Free until ``keep``."""
         at = self._head % self._size
         skip = self._size - at if at + size > self._size else 0  # the rest of the lap is too short
         if self.used + skip + size > self._size:
             return None
-        at = (at + skip) % self._size
-        self._map[_START + at : _START + at + size] = body
-        self._head += skip + size
-        return Ref(_START + at, size, self._head)
+        at = _START + (at + skip) % self._size
+        body = memoryview(self._map)[at : at + size]
+        self._claim = body, Ref(at, size, self._head + skip + size)
+        return body
+
+    def claimed(self, body: Buffer) -> Ref | None:
+        """Where ``body`` lies, if it is what ``claim`` gave last."""
+        return self._claim[1] if self._claim is not None and self._claim[0] is body else None
+
+    def keep(self, ref: Ref) -> None:
+        """The claimed room is the reader's from now on, until ``release``."""
+        self._head, self._claim = ref.end, None
 
     def release(self, end: int) -> None:
         """The reader has copied everything before ``end``. A value that cannot be is ignored."""
@@ -86,7 +94,8 @@ class RingWriter:
             self._tail = end
 
     def close(self) -> None:
-        self._map.close()
+        """The memory goes with the last view of it."""
+        self._claim = None
         os.close(self._fd)
 
 
@@ -109,14 +118,21 @@ class RingReader:
         if self._map[:_NONCE_BYTES] != nonce:
             self._map.close()
             raise RemoteProtocolError("the offered ring is another process's")
+        self._view = memoryview(self._map)
 
-    def copy(self, ref: Ref) -> bytes:
-        """A private copy of a body. Raises RemoteProtocolError if ``ref`` leaves the segment."""
+    def copy(self, ref: Ref, target: memoryview) -> memoryview:
+        """Copy a body to the start of ``target``, which is large enough, and return it there.
+
+        Raises RemoteProtocolError if ``ref`` leaves the segment.
+        """
         if not _START <= ref.offset <= ref.offset + ref.size <= len(self._map):
             raise RemoteProtocolError("reference outside the ring")
-        return self._map[ref.offset : ref.offset + ref.size]
+        body = target[: ref.size]
+        body[:] = self._view[ref.offset : ref.offset + ref.size]
+        return body
 
     def close(self) -> None:
+        self._view.release()
         self._map.close()
 
 

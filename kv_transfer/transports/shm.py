@@ -1,9 +1,9 @@
 """Frames between two processes of one host: heads over a ZeroMQ ipc socket, bodies through shared memory.
 
 ``shm:///path/to.sock``, or ``shm://*`` for a private folder of our own. The sender owns a ring for each
-receiver it talks to, and offers it when the link is made; the receiver copies a body out before anybody
-looks at it, and hands the room back. Where the ring cannot be mapped (another user, another pid namespace)
-or a body is small, bodies go inline. Knows frames as opaque bytes.
+receiver it talks to, and offers it when the link is made; bodies are written straight into it. The receiver
+copies a body out before anybody looks at it, and hands the room back. Where the ring cannot be mapped
+(another user, another pid namespace) or a body is small, bodies go inline. Knows frames as opaque bytes.
 
     sender -> receiver   head, "", ref            a frame whose body lies in the ring
                          head[, body]             a frame
@@ -20,11 +20,11 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kv_transfer.transports.base import Arrived, Peer
+from kv_transfer.transports.base import Arrived, Peer, private_room
 from kv_transfer.transports.ring import RING_BYTES, Ref, RingReader, RingWriter
 from kv_transfer.transports.tcp import arrived, inline
 from kv_transfer.transports.zeromq import Dealers, Parts, Router, Socket
@@ -57,6 +57,7 @@ class ShmListener:
             raise
         self._path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         self._rings: dict[Peer, RingReader] = {}
+        self._body = private_room(MAX_BODY_BYTES)  # of the last frame: warm memory costs the least
 
     @property
     def address(self) -> str:
@@ -65,8 +66,7 @@ class ShmListener:
     def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
         return self._router.send(peer, inline(head, body))
 
-    def receive(self) -> list[Arrived]:
-        found: list[Arrived] = []
+    def receive(self) -> Iterator[Arrived]:
         free: dict[Peer, int] = {}
         for message in self._router.receive():
             match message.parts:
@@ -75,12 +75,11 @@ class ShmListener:
                 case [head, mark, word] if head and not mark:
                     body, end = self._copy(message.peer, word)
                     free[message.peer] = max(end, free.get(message.peer, 0))
-                    found.append(Arrived(message.peer, bytes(head), body))
+                    yield Arrived(message.peer, bytes(head), body)
                 case _:
-                    found.append(arrived(message))
+                    yield arrived(message)
         for peer, end in free.items():
             self._router.send(peer, (b"", _FREE + end.to_bytes(8, "little")))
-        return found
 
     def lost(self, peers: Collection[Peer]) -> list[Peer]:
         gone = self._router.lost({*peers, *self._rings})
@@ -115,12 +114,12 @@ class ShmListener:
                 self._rings[peer] = RingReader(word.removeprefix(_OFFER))
                 self._router.send(peer, (b"", _MAP))
 
-    def _copy(self, peer: Peer, word: Buffer) -> tuple[bytes, int]:
+    def _copy(self, peer: Peer, word: Buffer) -> tuple[Buffer, int]:
         """The body and the position behind it; an empty body, which no head agrees with, if there is none."""
         try:
             ref = Ref.unpack(word)
             if peer in self._rings and 0 < ref.size <= MAX_BODY_BYTES:
-                return self._rings[peer].copy(ref), ref.end
+                return self._rings[peer].copy(ref, self._body), ref.end
         except RemoteProtocolError:
             pass
         return b"", 0
@@ -142,12 +141,20 @@ class ShmDialer:
         self._ring_bytes = ring_bytes
         self._shared: dict[Peer, _Shared] = {}
 
+    def room(self, peer: Peer, size: int) -> memoryview | None:
+        shared = self._shared.get(peer)
+        if shared is None or not shared.mapped or size < _INLINE_BYTES:
+            return private_room(size)
+        return shared.ring.claim(size)
+
     def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
-        shared = self._shared.get(peer) or self._offer(peer)
-        if not shared.mapped or len(body) < _INLINE_BYTES:
+        ring = (self._shared.get(peer) or self._offer(peer)).ring
+        if (ref := ring.claimed(body)) is None:
             return self._dealers.send(_ipc(peer), inline(head, body))
-        ref = shared.ring.put(body)
-        return ref is not None and self._dealers.send(_ipc(peer), (head, b"", ref.pack()))
+        if not self._dealers.send(_ipc(peer), (head, b"", ref.pack())):
+            return False
+        ring.keep(ref)
+        return True
 
     def receive(self) -> list[Arrived]:
         found = []

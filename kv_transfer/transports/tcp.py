@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from kv_transfer.transports.base import Arrived, Peer
+from kv_transfer.transports.base import Arrived, Peer, private_room
 from kv_transfer.transports.zeromq import Dealers, Parts, Router, Socket
 from kv_transfer.wire import Buffer
 from pagewire.secret import require_for
@@ -48,6 +48,9 @@ class TcpDialer:
 
     def __init__(self, secret: bytes | None = None) -> None:
         self._dealers = Dealers(secret)
+
+    def room(self, peer: Peer, size: int) -> memoryview | None:
+        return private_room(size)
 
     def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
         return self._dealers.send(peer, inline(head, body))

@@ -36,6 +36,17 @@ class KVCache:
         slab = kv_pages.gather(self.pages, self._index(slots), layers)
         return slab.reshape(-1).view(torch.uint8).cpu().numpy().data
 
+    def read_into(self, slots: Ints, layers: slice, out: memoryview) -> None:
+        """As ``read``, into the bytes ``out``, which are as many and are not kept."""
+        if len(slots) == 0:
+            return
+        pages, index = self.pages[layers], self._index(slots)
+        slab = torch.frombuffer(out, dtype=pages.dtype).view(-1, *self.layout.slab_shape(len(slots))[1:])
+        if pages.device.type == "cpu":
+            torch.index_select(pages.flatten(2, 3), 2, index, out=slab)
+        else:
+            slab.copy_(kv_pages.gather(self.pages, index, layers))
+
     def write(self, slots: Ints, layers: slice, data: bytes | bytearray | memoryview) -> None:
         """Copy a slab in; inverse of ``read``. ``data`` is not kept."""
         if len(slots) == 0:

@@ -77,6 +77,23 @@ def test_read_is_a_copy() -> None:
     assert slab.any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layers", [slice(None), slice(1, 3)])
+@pytest.mark.parametrize("slots", [[17, 2, 6], []])
+def test_reading_into_memory_gives_the_same_bytes(dtype: str, layers: slice, slots: list[int]) -> None:
+    cache, at = filled(dtype), np.array(slots, np.int64)
+    expected = cache.read(at, layers).tobytes()
+    out = bytearray(len(expected))
+    cache.read_into(at, layers, memoryview(out))
+    assert out == expected
+
+
+def test_memory_that_was_read_into_is_not_held() -> None:
+    out = bytearray(LAYOUT.token_bytes)
+    filled().read_into(np.array([3]), slice(None), memoryview(out))
+    out.clear()
+
+
 def test_slabs_pass_between_page_sizes() -> None:
     source, target = filled(page_size=4), KVCache(LAYOUT, 3, 8)
     slab = source.read(np.arange(4, 12))

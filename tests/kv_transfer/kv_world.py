@@ -38,9 +38,11 @@ class Store(PageSource, PageSink):
             self.kv[:] = np.random.default_rng(seed).integers(0, 256, self.kv.shape, np.uint8)
         self.writes = 0
         self.check: Callable[[Slots], None] = lambda slots: None
+        self.check_read: Callable[[Slots], None] = lambda slots: None
 
-    def read(self, slots: Slots, layers: slice) -> Buffer:
-        return self.kv[layers][:, :, slots].tobytes()
+    def read_into(self, slots: Slots, layers: slice, out: memoryview) -> None:
+        self.check_read(slots)
+        out[:] = self.kv[layers][:, :, slots].tobytes()
 
     def write(self, slots: Slots, layers: slice, data: Buffer) -> None:
         self.check(slots)

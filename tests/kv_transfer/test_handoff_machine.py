@@ -1,5 +1,5 @@
-"""Both sides over a network that loses, repeats, reorders, delays and damages frames, with crashes at any
-step.
+"""Both sides over a network that loses, repeats, reorders, delays and damages frames, with crashes and
+preemptions at any step.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kv_transfer import (
 )
 from kv_transfer.protocol import WRITABLE
 from kv_transfer.store import Slots
-from kv_transfer.transports.base import Arrived, Peer
+from kv_transfer.transports.base import Arrived, Peer, private_room
 from kv_transfer.transports.loopback import Loopback
 
 SLOTS, SOURCE = 24, 48
@@ -77,6 +77,7 @@ class HandoffMachine(RuleBasedStateMachine):
         self.network = Weather()
         self.now = 50.0
         self.lives = [0, 0]
+        self.full = False  # the sender's wire takes no DATA
         self.jobs: dict[TransferId, Job] = {}
         self.grants: dict[tuple[TransferId, str], int] = {}  # have_tokens, by the receiver's epoch
         self.adopted: set[tuple[TransferId, str]] = set()
@@ -87,9 +88,12 @@ class HandoffMachine(RuleBasedStateMachine):
 
     def _start_sender(self) -> None:
         self.source = Store(SOURCE, seed=3)
+        self.source.check_read = self._read
         self.source_free = list(range(SOURCE))
         name = f"prefill-{self.lives[0]}"
-        self.sender = Sender(self.network.end(name), self.source, LAYOUT, name, TIMEOUTS, tombstones=3)
+        end = self.network.end(name)
+        end.room = lambda peer, size: None if self.full else private_room(size)
+        self.sender = Sender(end, self.source, LAYOUT, name, TIMEOUTS, tombstones=3)
 
     def _start_receiver(self) -> None:
         self.sink = Store(SLOTS)
@@ -123,6 +127,10 @@ class HandoffMachine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def deliver(self, pick: int) -> None:
         self.network.deliver(*self._take(pick))
+
+    @rule(full=st.booleans())
+    def the_wire_is_full(self, full: bool) -> None:
+        self.full = full
 
     @rule()
     def deliver_all_in_order(self) -> None:
@@ -214,7 +222,7 @@ class HandoffMachine(RuleBasedStateMachine):
         [(owner, landing)] = [(t, la) for t, la in open_ones if mine <= set(la.target.tolist())]
         assert not mine & set(landing.target[: landing.have].tolist()), "a write below the prefix hit"
         assert not landing.landed
-        assert self.receiver._open[owner].state in WRITABLE
+        assert self.receiver._transfers.get(owner).state in WRITABLE
 
     # --- the nodes ------------------------------------------------------------------------------------------
 
@@ -248,12 +256,30 @@ class HandoffMachine(RuleBasedStateMachine):
             self.sender.publish(t, job.source, job.computed)
 
     @rule(pick=PICK)
+    def retract(self, pick: int) -> None:
+        """The tokens are preempted, and computed again elsewhere: the old slots become another's."""
+        if (t := self._job(pick, streaming=True)) is not None:
+            job = self.jobs[t]
+            self.sender.retract(t)
+            self.source.kv[:, :, job.source] ^= 0xFF
+            self.source_free += job.source.tolist()
+            job.source = np.array([self.source_free.pop(0) for _ in range(job.tokens)])
+            kv = np.frombuffer(job.kv, np.uint8).reshape(LAYOUT.layers, 2, job.tokens, -1)
+            self.source.kv[:, :, job.source] = kv
+            job.computed = 0
+
+    def _read(self, slots: Slots) -> None:
+        """Called before each read: one transfer that goes on must have published the slots."""
+        mine = set(slots.tolist())
+        assert any(mine <= set(j.source[: j.computed].tolist()) for j in self.jobs.values() if not j.end)
+
+    @rule(pick=PICK)
     def commit(self, pick: int) -> None:
         if (t := self._job(pick, streaming=True)) is not None:
             job = self.jobs[t]
+            job.computed, job.committed = job.tokens, True
             self.sender.publish(t, job.source, job.tokens)
             self.sender.commit(t, b"first", self.now)
-            job.computed, job.committed = job.tokens, True
 
     @rule(pick=PICK)
     def sender_aborts(self, pick: int) -> None:
@@ -292,15 +318,20 @@ class HandoffMachine(RuleBasedStateMachine):
             self.receiver.abort(t, "full", "full")
             self._receiver_ends(t, "aborted")
 
-    @rule()
-    def a_good_while(self) -> None:
+    @rule(part=st.floats(0, 1), preempted=st.booleans())
+    def a_good_while(self, part: float, preempted: bool) -> None:
         """Everything works for some rounds, so that transfers get far."""
+        self.full = False
         for _ in range(8):
             self.deliver_all_in_order()
             self.receiver_polls()
             self.grant(0, 1)
             self.deliver_all_in_order()
             self.sender_polls()
+            self.publish(0, part)
+            if preempted:
+                self.retract(0)
+                self.sender_polls()
             self.commit(0)
             self.adopt(0)
 
@@ -313,10 +344,10 @@ class HandoffMachine(RuleBasedStateMachine):
 
     @invariant()
     def credit_is_conserved_and_bounded(self) -> None:
-        windows = [t.landing.window for t in self.receiver._open.values() if t.landing is not None]
+        windows = [t.landing.window for t in self.receiver._transfers if t.landing is not None]
         assert sum(w.held for w in windows) == self.receiver.credit_bytes <= self.limits.inflight_bytes
-        for t in self.sender._open.values():
-            other = self.receiver._open.get(t.id)
+        for t in self.sender._transfers:
+            other = self.receiver._transfers.get(t.id)
             if other is not None and other.landing is not None:
                 assert t.sent <= t.allowed <= other.landing.window.allowed
 

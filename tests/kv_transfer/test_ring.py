@@ -5,11 +5,23 @@ from collections import deque
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_transfer.transports.ring import Ref, RingReader, RingWriter
 from pagewire.errors import RemoteProtocolError
+
+TARGET = memoryview(bytearray(100))
+
+
+def _put(writer: RingWriter, body: bytes) -> Ref | None:
+    if (room := writer.claim(len(body))) is None:
+        return None
+    room[:] = body
+    ref = writer.claimed(room)
+    assert ref is not None
+    writer.keep(ref)
+    return ref
 
 
 @pytest.fixture
@@ -21,7 +33,6 @@ def ring() -> Iterator[tuple[RingWriter, RingReader]]:
     writer.close()
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=60), st.none()), max_size=60))
 def test_bodies_come_out_as_they_went_in_however_the_ring_wraps(steps: list[bytes | None]) -> None:
     writer = RingWriter(100)
@@ -30,28 +41,43 @@ def test_bodies_come_out_as_they_went_in_however_the_ring_wraps(steps: list[byte
     for body in steps:
         if body is None and queue:
             ref, expected = queue.popleft()
-            assert reader.copy(ref) == expected
+            assert reader.copy(ref, TARGET) == expected
             writer.release(ref.end)
-        elif body is not None and (ref := writer.put(body)) is not None:
+        elif body is not None and (ref := _put(writer, body)) is not None:
             queue.append((ref, body))
-        assert all(reader.copy(ref) == expected for ref, expected in queue)
+        assert all(reader.copy(ref, TARGET) == expected for ref, expected in queue)
     reader.close()
     writer.close()
 
 
 def test_a_full_ring_says_so_until_room_is_handed_back(ring: tuple[RingWriter, RingReader]) -> None:
     writer, _ = ring
-    ref = writer.put(bytes(80))
+    ref = _put(writer, bytes(80))
     assert ref is not None
-    assert writer.put(bytes(30)) is None
+    assert _put(writer, bytes(30)) is None
     writer.release(ref.end)
-    assert writer.put(bytes(30)) is not None
+    assert _put(writer, bytes(30)) is not None
+
+
+def test_room_that_was_not_kept_is_given_out_again(ring: tuple[RingWriter, RingReader]) -> None:
+    writer, _ = ring
+    for _ in range(3):
+        assert writer.claim(80) is not None
+    assert writer.used == 0
+
+
+def test_memory_from_elsewhere_is_not_in_the_ring(ring: tuple[RingWriter, RingReader]) -> None:
+    writer, _ = ring
+    stale = writer.claim(10)
+    writer.claim(10)
+    assert stale is not None
+    assert writer.claimed(bytes(10)) is writer.claimed(stale) is None
 
 
 @pytest.mark.parametrize("end", [-1, 0, 81, 1 << 60])
 def test_room_that_is_not_in_use_cannot_be_handed_back(ring: tuple[RingWriter, RingReader], end: int) -> None:
     writer, _ = ring
-    writer.put(bytes(80))
+    _put(writer, bytes(80))
     writer.release(end)
     assert writer.used == 80
 
@@ -61,7 +87,7 @@ def test_room_that_is_not_in_use_cannot_be_handed_back(ring: tuple[RingWriter, R
 )
 def test_a_reference_outside_is_refused(ring: tuple[RingWriter, RingReader], ref: Ref) -> None:
     with pytest.raises(RemoteProtocolError, match="outside"):
-        ring[1].copy(ref)
+        ring[1].copy(ref, TARGET)
 
 
 def test_a_segment_that_could_shrink_under_us_is_refused() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_transfer.slab import Coverage, Cursor, Part
@@ -19,7 +19,6 @@ def _walk(cursor: Cursor, computed: int, credit: int) -> list[Part]:
     return parts
 
 
-@settings(deadline=None)
 @given(st.integers(0, 9), st.integers(0, 20), st.integers(8, 100), st.integers(0, 12))
 def test_frames_cover_every_cell_once_and_fit(start: int, more: int, frame: int, chunk: int) -> None:
     stop = start + more

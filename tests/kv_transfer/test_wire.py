@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_transfer import wire
 from kv_transfer.wire import TransferId
 from pagewire.errors import LocalProtocolError, RemoteProtocolError
 from pagewire.layout import KVLayout
-
-settings.register_profile("kv", deadline=None)
-settings.load_profile("kv")
 
 ID = TransferId("0123456789abcdef" * 2)
 LAYOUT = KVLayout(2, 1, 4, "bfloat16", "model")

@@ -60,6 +60,7 @@ class Cluster:
         self._released = asyncio.Event()
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._at: dict[tuple[str, int], tuple[Peer, Peer]] = {}
+        self._cut: set[tuple[str, int, int]] = set()
 
     # --- the router's end -----------------------------------------------------------------------------------
 
@@ -75,8 +76,8 @@ class Cluster:
             self.say(to, Beat(to.node, to.epoch, self.loads.get(to, Load())))
         if isinstance(message, PrefillRequest):
             self._start(to, message)
-        if isinstance(message, Cancel) and (task := self._running.get((message.request, message.attempt))):
-            task.cancel()
+        if isinstance(message, Cancel):
+            self._cancel(message)
         return True
 
     def close(self) -> None:
@@ -118,8 +119,15 @@ class Cluster:
         return [message for _, message in self.sent if isinstance(message, PrefillRequest)]
 
     def cancelled(self) -> set[tuple[str, int]]:
-        """(node, attempt) of every Cancel."""
-        return {(who.node, message.attempt) for who, message in self.sent if isinstance(message, Cancel)}
+        """(node, attempt) of every Cancel of an attempt."""
+        return {(who.node, cancel.attempt) for who, cancel in self._cancels() if cancel.choice is None}
+
+    def cut(self) -> set[tuple[str, int, int]]:
+        """(node, attempt, choice) of every Cancel of one choice."""
+        return {(who.node, c.attempt, c.choice) for who, c in self._cancels() if c.choice is not None}
+
+    def _cancels(self) -> list[tuple[Peer, Cancel]]:
+        return [(who, message) for who, message in self.sent if isinstance(message, Cancel)]
 
     # --- the nodes ------------------------------------------------------------------------------------------
 
@@ -132,7 +140,15 @@ class Cluster:
         self._at[key] = (prefill, decode)
         self._running[key] = asyncio.create_task(self._serve(request, prefill, decode))
 
+    def _cancel(self, message: Cancel) -> None:
+        key = message.request, message.attempt
+        if message.choice is not None:
+            self._cut.add((*key, message.choice))
+        elif task := self._running.get(key):
+            task.cancel()
+
     async def _serve(self, request: PrefillRequest, prefill: Peer, decode: Peer) -> None:
+        key = request.request, request.attempt
         scripts = {c: self.script(request, c) for c in request.choices}
         at = len(request.tokens) - request.num_prompt
         await self._hold(at)
@@ -155,6 +171,7 @@ class Cluster:
         while live:
             at += 1
             await self._hold(at)
+            live = [c for c in live if (*key, c) not in self._cut]
             items = [self._item(request, c, at, scripts[c]) for c in live]
             self.say(decode, Tokens(decode.node, decode.epoch, items))
             live = [item.choice for item in items if not item.finish]

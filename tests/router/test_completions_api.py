@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from conftest import ANSWER, World
 from router_stubs import CACHED, failed, peer
 
@@ -150,6 +151,23 @@ async def test_a_stop_string_cuts_the_text_and_cancels_the_nodes(world: World) -
     assert world.cluster.cancelled() == {("prefill-0", 0), ("decode-0", 0)}
 
 
+async def test_a_stop_string_in_one_of_two_choices_cuts_that_one(world: World) -> None:
+    world.cluster.script = lambda request, choice: world.answer[: 99 if choice else 3]
+    reply = (await world.chat(n=2, stop=["This"])).json()
+    assert [choice["finish_reason"] for choice in reply["choices"]] == ["stop", "stop"]
+    assert world.cluster.cancelled() == {("prefill-0", 0), ("decode-0", 0)}
+    assert world.cluster.cut() == set()
+
+
+async def test_a_choice_that_was_cut_is_stopped_while_its_sibling_goes_on(world: World) -> None:
+    other = world.tokenizer.encode(" and so on and on and on", add_special_tokens=False)
+    world.cluster.script = lambda request, choice: other * 3 if choice else world.answer * 9
+    reply = (await world.chat(n=2, stop=["wör"])).json()
+    assert reply["choices"][0]["message"]["content"] == " Hello, "
+    assert reply["choices"][1]["message"]["content"] == " and so on and on and on" * 3
+    assert world.cluster.cut() == {("decode-0", 0, 0)}
+
+
 async def test_a_stop_string_may_be_kept(world: World) -> None:
     reply = (await world.complete(stop="This", include_stop_str_in_output=True)).json()
     assert reply["choices"][0]["text"] == " Hello, wörld! This"
@@ -212,6 +230,31 @@ async def test_completion_logprobs_with_echo(world: World) -> None:
     assert logprobs["top_logprobs"][0] is None
     starts = zip(logprobs["text_offset"], logprobs["tokens"], strict=True)
     assert all(choice["text"].startswith(token, at) for at, token in starts if "\ufffd" not in token)
+
+
+SPLIT = "naïve 🦜🦜 日本語, a 𝔘nicode 文 of mine"
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+async def test_offsets_of_an_echoed_prompt_do_not_drift_on_split_characters(
+    world: World, as_ids: bool
+) -> None:
+    tokens = world.tokenizer.encode(SPLIT, add_special_tokens=False)
+    assert len(tokens) > len(SPLIT.split()) + 8  # some characters take several tokens
+    reply = (await world.complete(tokens if as_ids else SPLIT, echo=True, logprobs=0, max_tokens=2)).json()
+    (choice,) = reply["choices"]
+    offsets, texts = choice["logprobs"]["text_offset"], choice["logprobs"]["tokens"]
+    whole = [(at, text) for at, text in zip(offsets, texts, strict=True) if "\ufffd" not in text]
+    assert all(choice["text"].startswith(text, at) for at, text in whole)
+    assert offsets == sorted(offsets)
+    assert offsets[len(tokens)] == len(SPLIT)
+
+
+async def test_parts_of_one_character_share_its_offset(world: World) -> None:
+    reply = (await world.complete("a🦜b", echo=True, logprobs=0, max_tokens=0)).json()
+    logprobs = reply["choices"][0]["logprobs"]
+    assert len(logprobs["tokens"]) > 3
+    assert logprobs["text_offset"] == [0] + [1] * (len(logprobs["tokens"]) - 2) + [2]
 
 
 async def test_streamed_echo_logprobs_wait_for_the_prompt(world: World) -> None:

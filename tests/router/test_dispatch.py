@@ -208,14 +208,29 @@ def test_a_client_that_left_frees_both_nodes_of_every_attempt() -> None:
     assert actions[-1] == End(None)
 
 
-def test_a_stop_string_ends_one_choice_and_cancels_when_it_was_the_last() -> None:
+def test_a_stop_string_ends_one_choice_on_the_decode_node_alone() -> None:
     world = World(n=2)
     world.token(D0, 0, choice=0)
-    assert world.dispatch.stop(0.0, 0) == [ChoiceEnd(0, "stop")]
+    assert world.dispatch.stop(0.0, 0) == [ChoiceEnd(0, "stop"), Stop(D0, Cancel(ID, 0, 0))]
     assert world.token(D0, 1, choice=0) == []
+
+
+def test_a_stop_string_cancels_the_attempt_when_it_was_the_last_choice() -> None:
+    world = World(n=2)
+    world.token(D0, 0, choice=0)
+    world.dispatch.stop(0.0, 0)
     actions = world.dispatch.stop(0.0, 1)
-    assert {a.peer for a in actions if isinstance(a, Stop)} == {P0, D0}
+    assert [a for a in actions if isinstance(a, Stop)] == [Stop(P0, Cancel(ID, 0)), Stop(D0, Cancel(ID, 0))]
     assert actions[-1] == End(None)
+
+
+def test_a_choice_that_goes_on_in_its_own_attempt_is_cut_there() -> None:
+    world = World(n=3)
+    for choice in range(3):
+        world.token(P0, 0, choice=choice)
+    world.lose(D0)
+    actions = world.dispatch.stop(0.0, 1)
+    assert [a for a in actions if isinstance(a, Stop)] == [Stop(P0, Cancel(ID, 2)), Stop(D1, Cancel(ID, 2))]
 
 
 def test_a_gap_that_stays_is_a_lost_token() -> None:

@@ -21,8 +21,8 @@ def fault(reply: httpx.Response) -> tuple[int, str, str | None]:
     return reply.status_code, error["code"], error["param"]
 
 
-async def raw(world: World, body: bytes) -> httpx.Response:
-    return await world.http.post(CHAT, content=body, headers=JSON)
+async def raw(world: World, body: bytes, path: str = CHAT) -> httpx.Response:
+    return await world.http.post(path, content=body, headers=JSON)
 
 
 async def test_no_such_route(world: World) -> None:
@@ -126,6 +126,36 @@ async def test_a_wrong_field_is_named(world: World, field: str, value: object) -
 )
 async def test_fields_that_ask_for_nothing_pass(world: World, field: str, value: object) -> None:
     assert (await world.chat(**{field: value})).status_code == 200
+
+
+HALF = "\ud800"  # of a surrogate pair: a text in JSON, and none in Unicode
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cache_salt", HALF), ("stop", HALF), ("stop", ["a", "b" + HALF]), ("model", HALF), ("user", HALF),
+        ("metadata", {HALF: "x"}), (HALF, 1), ("logit_bias", {HALF: 1}), ("tool_choice", HALF),
+        ("messages", [{"role": HALF, "content": "x"}]), ("messages", [{"role": "user", "name": HALF}]),
+        ("messages", [{"role": "user", "content": [{"type": "text", "text": HALF}]}]),
+        ("messages", [{"role": "user", "content": "x", "extra": HALF}]),
+    ],
+    ids=ascii,
+)  # fmt: skip
+async def test_half_a_character_is_refused_wherever_it_is(world: World, field: str, value: object) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], field: value}
+    assert fault(await raw(world, json.dumps(body).encode()))[0] == 400
+    assert world.cluster.requests() == []
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])
+async def test_a_prompt_with_half_a_character(world: World, path: str) -> None:
+    body = json.dumps({"prompt": f"x{HALF}"}).encode()
+    assert fault(await raw(world, body, path))[:2] == (400, "invalid_json")
+
+
+async def test_a_model_in_the_path_that_is_no_text(world: World) -> None:
+    assert fault(await world.http.get("/v1/models/%ED%A0%80"))[:2] == (404, "model_not_found")
 
 
 @pytest.mark.parametrize("prompt", [[], "", [[]], [-1], [1 << 40], [True], [1.5], {"a": 1}, ["a", 1], None])

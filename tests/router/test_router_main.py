@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from router_stubs import LAYOUT
 from pagewire.errors import ConfigError
 from pagewire.mailbox import NodeMailbox
 from pagewire.messages import Epoch, Hello, NodeId
-from router.main import RouterOptions, _drain, serve
+from router.main import RouterOptions, _announce, _drain, serve
 
 PROGRAM = """
 import sys
@@ -67,6 +68,21 @@ async def test_a_port_in_use_is_said_plainly(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
             await serve(RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", port=port))
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warned"),
+    [("0.0.0.0", (), True), ("::", (), True), ("0.0.0.0", ("sk-1",), False), ("127.0.0.1", (), False)],
+)
+async def test_open_doors_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str, keys: tuple[str, ...], warned: bool
+) -> None:
+    caplog.set_level(logging.WARNING, logger="pagewire.router")
+    options = RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", host=host, port=0, api_keys=keys)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        _announce(options, listener, None)
+    assert ["--api-key" in record.getMessage() for record in caplog.records] == [True] * warned
 
 
 async def test_what_outlives_the_grace_is_told_and_cancelled(world: World) -> None:
