@@ -1,15 +1,17 @@
 """Every error that pagewire raises on purpose, in one tree.
 
     PagewireError
-    +-- ConfigError                 a flag, file or environment that cannot work; ends the command with one
-    line |   +-- ModelError              the model cannot be found or read |       +-- UnsupportedModel    its
-    architecture, rope scaling or quantisation is not one that pagewire runs +-- RequestError
-    the client's fault: HTTP 4xx, with the name of the field |   +-- UnknownModel            404 |   +--
-    PromptTooLong           400, with the numbers +-- Unavailable nobody can take the request now: HTTP 429 or
-    503, with Retry-After +-- RequestFailed               the request was taken and could not be finished:
-    HTTP 500, or an SSE error event |   +-- WorkerLost a node died under it and no other could take over in
-    time |   +-- DeadlineExceeded        HTTP 504 +-- ProtocolError               a message between our own
-    processes is wrong
+    +-- ConfigError                 a flag, file or environment that cannot work; ends the command, one line
+    |   +-- ModelError              the model cannot be found or read
+    |       +-- UnsupportedModel    its architecture, rope scaling or quantisation is not one that runs here
+    +-- RequestError                the client's fault: HTTP 4xx, with the name of the field
+    |   +-- UnknownModel            404
+    |   +-- PromptTooLong           400, with the numbers
+    +-- Unavailable                 nobody can take the request now: HTTP 429 or 503, with Retry-After
+    +-- RequestFailed               it was taken and could not be finished: HTTP 500, or an SSE error event
+    |   +-- WorkerLost              a node died under it and no other could take over in time
+    |   +-- DeadlineExceeded        HTTP 504
+    +-- ProtocolError               a message between our own processes is wrong
         +-- LocalProtocolError      we were about to send or do it
         +-- RemoteProtocolError     the peer sent it
 
