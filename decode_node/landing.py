@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from kv_transfer import TransferId
 from pagewire.engine.engine import Engine
 from pagewire.engine.pages import PageLease
-from pagewire.engine.sequence import Sequence, end_of
-from pagewire.messages import Handoff
+from pagewire.engine.sequence import Sequence, sequence_of
+from pagewire.messages import Handoff, NodeId, RequestId
 from pagewire.timeline import Stopwatch
+
+Key = tuple[RequestId, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -24,12 +26,16 @@ class Arrival:
     """A request on its way. ``lease`` is None while it waits for pages; ``cut`` choices will not go on."""
 
     transfer: TransferId
-    handoff: Handoff
+    router: NodeId
     seq: Sequence
     deadline: float
     watch: Stopwatch
     lease: PageLease | None = None
     cut: set[int] = field(default_factory=set)
+
+    @property
+    def key(self) -> Key:
+        return self.seq.request, self.seq.attempt
 
 
 class Landing:
@@ -48,26 +54,15 @@ class Landing:
     def num_waiting(self) -> int:
         return sum(1 for arrival in self._waiting if arrival.transfer in self._arrivals)
 
-    def expect(self, transfer: TransferId, handoff: Handoff, now: float) -> Arrival | None:
-        """Take a reservation. None if it can never fit in this node's pages."""
-        max_len = end_of(handoff.num_prompt, handoff.sampling, self._engine.config.max_model_len)
-        seq = Sequence(
-            handoff.request,
-            handoff.attempt,
-            list(handoff.choices),
-            list(handoff.tokens),
-            handoff.num_prompt,
-            handoff.sampling,
-            handoff.seed,
-            max_len,
-            cache_salt=handoff.cache_salt,
-        )
-        if not self._engine.scheduler.fits(seq):
-            return None
-        arrival = Arrival(transfer, handoff, seq, now + handoff.deadline_ms / 1000, Stopwatch(now))
+    def expect(self, transfer: TransferId, handoff: Handoff, now: float) -> None:
+        """Take a reservation. Raises RequestError if it can never run on this node."""
+        request = handoff.request
+        seq = sequence_of(request, self._engine.config.max_model_len)
+        self._engine.check(seq)
+        deadline = now + request.deadline_ms / 1000
+        arrival = Arrival(transfer, handoff.router, seq, deadline, Stopwatch(now))
         self._arrivals[transfer] = arrival
         self._waiting.append(arrival)
-        return arrival
 
     def grant(self) -> Iterator[Arrival]:
         """First come, first served: the reservations that have their pages now."""

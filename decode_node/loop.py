@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from decode_node.landing import Arrival, Landing
-from kv_transfer import Dropped, Landed, Receiver, Reserved, TransferId, gauges
-from pagewire.codec import Codec
+from decode_node.landing import Arrival, Key, Landing
+from kv_transfer import Dropped, Landed, Receiver, Reserved, gauges
 from pagewire.engine.engine import Engine, Finished, StepOutput
 from pagewire.engine.pages import PageLease
 from pagewire.engine.slots import slots_of
-from pagewire.errors import RemoteProtocolError
-from pagewire.mailbox import RouterLost
+from pagewire.errors import RemoteProtocolError, RequestError
+from pagewire.mailbox import NODE_TO_NODE, RouterLost
 from pagewire.messages import (
     DECODE,
     Cancel,
@@ -26,14 +25,10 @@ from pagewire.messages import (
     Hello,
     Load,
     NodeId,
-    RequestId,
     Spans,
 )
 from pagewire.replies import Outbox, Replies, token_item
 from pagewire.timeline import FIRST_STEP, LANDING, QUEUE, Stopwatch
-
-PAYLOADS = Codec(Handoff, FirstTokens)
-Key = tuple[RequestId, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -110,8 +105,7 @@ class DecodeNode:
 
     def _cancel(self, wanted: Callable[[Key, NodeId], bool]) -> None:
         for arrival in self._landing:
-            handoff = arrival.handoff
-            if wanted((handoff.request, handoff.attempt), handoff.router):
+            if wanted(arrival.key, arrival.router):
                 self._drop_arrival(arrival, "cancelled")
         for key, live in list(self._live.items()):
             if wanted(key, live.router):
@@ -120,7 +114,7 @@ class DecodeNode:
     def _cut(self, key: Key, choice: int) -> None:
         """One of an attempt's choices is over for its client; the others go on."""
         for arrival in self._landing:
-            if (arrival.handoff.request, arrival.handoff.attempt) == key:
+            if arrival.key == key:
                 arrival.cut.add(choice)
         for seq in self._engine.sequences(*key):
             if seq.choices == [choice]:
@@ -131,8 +125,8 @@ class DecodeNode:
 
     def _transferred(self, event: Reserved | Landed | Dropped, now: float) -> None:
         match event:
-            case Reserved(transfer=transfer, payload=payload):
-                self._expect(transfer, payload, now)
+            case Reserved():
+                self._expect(event, now)
             case Landed(transfer=transfer, payload=payload):
                 if (arrival := self._landing.get(transfer)) is not None:
                     self._adopt(arrival, payload, now)
@@ -140,15 +134,14 @@ class DecodeNode:
                 if (gone := self._landing.take(transfer)) is not None:
                     self._release(gone.lease)
 
-    def _expect(self, transfer: TransferId, payload: bytes, now: float) -> None:
+    def _expect(self, event: Reserved, now: float) -> None:
         try:
-            handoff = PAYLOADS.decode(payload)
-        except RemoteProtocolError as error:
-            self._receiver.refuse(transfer, error.code, str(error), retryable=False)
-            return
-        if self._landing.expect(transfer, handoff, now) is None:
-            reason = "the request does not fit this node's KV memory"
-            self._receiver.refuse(transfer, "too_long", reason, retryable=False)
+            handoff = NODE_TO_NODE.decode_as(Handoff, event.payload)
+            if len(handoff.request.tokens) != event.num_tokens:
+                raise RemoteProtocolError("the reservation is not for the request's tokens")
+            self._landing.expect(event.transfer, handoff, now)
+        except (RemoteProtocolError, RequestError) as error:
+            self._receiver.refuse(event.transfer, error.code, str(error), retryable=False)
 
     def _grant(self, now: float) -> None:
         for arrival in self._landing.grant():
@@ -162,11 +155,12 @@ class DecodeNode:
     def _adopt(self, arrival: Arrival, payload: bytes, now: float) -> None:
         """The prompt's KV is here and checked: the sequence goes on as if it had been computed here."""
         try:
-            first = PAYLOADS.decode(payload)
+            first = NODE_TO_NODE.decode_as(FirstTokens, payload)
         except RemoteProtocolError as error:
             self._drop_arrival(arrival, error.code)
             return
-        items = [item for item in first.items if item.choice not in arrival.cut]
+        going_on = set(arrival.seq.choices) - arrival.cut
+        items = [item for item in first.items if item.choice in going_on]
         if not items:
             self._drop_arrival(arrival, "cancelled")
             return
@@ -174,15 +168,15 @@ class DecodeNode:
         if not self._receiver.adopt(arrival.transfer):
             self._release(arrival.lease)
             return
-        handoff, seq = arrival.handoff, arrival.seq
+        seq = arrival.seq
         arrival.watch.lap(LANDING, now)
-        live = Live(handoff.router, arrival.deadline, arrival.watch, len(items))
-        self._live[handoff.request, handoff.attempt] = live
+        live = Live(arrival.router, arrival.deadline, arrival.watch, len(items))
+        self._live[arrival.key] = live
         seq.lease, seq.num_computed = arrival.lease, len(seq.tokens)
         seq.choices = [item.choice for item in items]
         self._engine.adopt(seq, [(item.choice, item.token) for item in items])
         for item in items:  # the router drops what it has; this covers a prefill node that died
-            self._replies.token(handoff.router, item)
+            self._replies.token(arrival.router, item)
 
     # --- replies and endings --------------------------------------------------------------------------------
 

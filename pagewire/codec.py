@@ -11,13 +11,14 @@ import math
 import types
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, NewType, Union, get_args, get_origin, get_type_hints
+from typing import Any, NewType, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgpack
 
 from pagewire.errors import PagewireError, RemoteProtocolError
 
 MAX_MESSAGE_BYTES = 16 << 20
+T = TypeVar("T")
 
 
 class Codec:
@@ -31,6 +32,13 @@ class Codec:
         assert self._classes.get(name) is type(message), f"{name} is not in this codec"
         packed: bytes = msgpack.packb([name, message], default=_as_dict)
         return packed
+
+    def decode_as(self, cls: type[T], data: bytes | memoryview) -> T:
+        """As ``decode``, where only one type will do."""
+        message = self.decode(data)
+        if not isinstance(message, cls):
+            raise RemoteProtocolError(f"expected {cls.__name__}")
+        return message
 
     def decode(self, data: bytes | memoryview) -> Any:
         """Raises RemoteProtocolError on anything that ``encode`` of this codec could not have made."""

@@ -32,6 +32,7 @@ _QUEUE = 10_000  # messages held for a peer that does not read; beyond it, sends
 
 TO_ROUTER = Codec(m.Hello, m.Beat, m.Tokens, m.Failed)
 TO_NODE = Codec(m.Welcome, m.Beat, m.PrefillRequest, m.Cancel)
+NODE_TO_NODE = Codec(m.Handoff, m.FirstTokens)  # these ride inside kv_transfer's frames
 
 
 class Peer(NamedTuple):

@@ -196,18 +196,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """What a decode node must know to go on with a request; rides in RESERVE."""
+    """What a decode node must know to go on with a request, and for whom; rides in RESERVE."""
 
     router: NodeId
-    request: RequestId
-    attempt: int
-    choices: list[int]
-    tokens: list[int]
-    num_prompt: int
-    sampling: SamplingParams
-    seed: int
-    cache_salt: str
-    deadline_ms: int
+    request: PrefillRequest  # with what is left of the deadline
 
 
 @dataclass(frozen=True, slots=True)

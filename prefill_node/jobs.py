@@ -6,11 +6,11 @@ Knows states and times; decides nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kv_transfer import TransferId
 from pagewire.engine.pages import PageLease
-from pagewire.engine.sequence import Sequence, end_of
+from pagewire.engine.sequence import Sequence
 from pagewire.messages import Handoff, NodeId, PrefillRequest, RequestId
 from pagewire.timeline import Stopwatch
 
@@ -52,37 +52,9 @@ class Job:
         done = len(self.request.tokens) - self.request.num_prompt
         return params.max_tokens is None or done + 1 < params.max_tokens
 
-    def sequence(self, max_model_len: int) -> Sequence:
-        """What the engine is to compute: the tokens, and one more."""
-        request = self.request
-        return Sequence(
-            request.request,
-            request.attempt,
-            list(request.choices),
-            list(request.tokens),
-            request.num_prompt,
-            request.sampling,
-            request.seed,
-            end_of(request.num_prompt, request.sampling, max_model_len),
-            budget=1,
-            cache_salt=request.cache_salt,
-        )
-
     def handoff(self, now: float) -> Handoff:
         """What the decode node must know to go on."""
-        request = self.request
-        return Handoff(
-            self.router,
-            request.request,
-            request.attempt,
-            request.choices,
-            request.tokens,
-            request.num_prompt,
-            request.sampling,
-            request.seed,
-            request.cache_salt,
-            int((self.deadline - now) * 1000),
-        )
+        return Handoff(self.router, replace(self.request, deadline_ms=int((self.deadline - now) * 1000)))
 
 
 class Jobs:

@@ -11,17 +11,16 @@ from collections import deque
 from collections.abc import Callable
 
 from kv_transfer import Done, Granted, Lost, Refused, Sender, gauges
-from pagewire.codec import Codec
 from pagewire.engine.engine import Engine, Finished, StepOutput
+from pagewire.engine.sequence import sequence_of
 from pagewire.engine.slots import slots_of
 from pagewire.errors import RequestError
-from pagewire.mailbox import RouterLost
+from pagewire.mailbox import NODE_TO_NODE, RouterLost
 from pagewire.messages import (
     PREFILL,
     Cancel,
     Failed,
     FirstTokens,
-    Handoff,
     Hello,
     Load,
     NodeId,
@@ -41,8 +40,6 @@ from pagewire.timeline import (
     TRANSFER_HIDDEN,
 )
 from prefill_node.jobs import Job, Jobs
-
-PAYLOADS = Codec(Handoff, FirstTokens)
 
 
 class PrefillNode:
@@ -118,7 +115,7 @@ class PrefillNode:
             self._admit(job)
 
     def _admit(self, job: Job) -> None:
-        job.seq = job.sequence(self._engine.config.max_model_len)
+        job.seq = sequence_of(job.request, self._engine.config.max_model_len, budget=1)
         try:
             self._engine.admit(job.seq)
         except RequestError as error:
@@ -138,7 +135,7 @@ class PrefillNode:
                 continue
             job.watch.lap(QUEUE, now)
             ahead += len(job.request.tokens)
-            payload = PAYLOADS.encode(job.handoff(now))
+            payload = NODE_TO_NODE.encode(job.handoff(now))
             address, left = job.request.decode.address, job.deadline - now
             transfer = self._sender.reserve(address, len(job.request.tokens), payload, left, now)
             self._jobs.bind(job, transfer)
@@ -198,7 +195,7 @@ class PrefillNode:
         self._replies.spans(job.router, self._spans(job))
         if job.transfer is not None and finished.live:
             first = FirstTokens([token_item(token) for token in finished.live])
-            self._sender.commit(job.transfer, PAYLOADS.encode(first), now)
+            self._sender.commit(job.transfer, NODE_TO_NODE.encode(first), now)
         else:
             self._drop(job, "nothing_to_decode")
 

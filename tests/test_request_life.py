@@ -8,10 +8,12 @@ import pytest
 from one_process import World
 from tiny import model_folder, sequence
 
+from kv_transfer import Refused
 from kv_transfer.transports.base import Arrived, Peer
 from kv_transfer.transports.loopback import Loopback
 from pagewire.engine.build import build_engine
-from pagewire.messages import DECODE, PREFILL
+from pagewire.mailbox import NODE_TO_NODE
+from pagewire.messages import DECODE, PREFILL, FirstTokens
 from pagewire.sampling import SamplingParams
 from pagewire.timeline import (
     CACHED_TOKENS,
@@ -216,7 +218,7 @@ def test_a_request_that_cannot_fit_decode_fails_by_name(folder: Path) -> None:
     world.ask(PROMPT, GREEDY)
     world.run()
     (failed,) = world.failures()
-    assert (failed.code, failed.retryable) == ("too_long", False)
+    assert (failed.code, failed.retryable) == ("context_length_exceeded", False)
     world.check_nothing_is_held()
 
 
@@ -273,4 +275,15 @@ def test_a_flipped_bit_never_becomes_an_answer(folder: Path, number: int) -> Non
     world.run()
     assert [failed.retryable for failed in world.failures()] == [True]
     assert len(world.answers().get((request, 0), ([], ""))[0]) <= 1  # the first token comes from prefill
+    world.check_nothing_is_held()
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", NODE_TO_NODE.encode(FirstTokens([]))])
+def test_a_reservation_that_is_none_is_refused(folder: Path, payload: bytes) -> None:
+    world = World(folder)
+    transfer = world.sender.reserve("d", 3, payload, 10.0, world.now)
+    world.decode.turn()
+    (refused,) = world.sender.poll(world.now)
+    assert isinstance(refused, Refused)
+    assert (refused.transfer, refused.code, refused.retryable) == (transfer, "remote_protocol_error", False)
     world.check_nothing_is_held()

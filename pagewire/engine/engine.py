@@ -20,7 +20,7 @@ from pagewire.engine.runner import ModelRunner
 from pagewire.engine.sampler import InvalidLogits, Sampled, SampleRow, sample
 from pagewire.engine.scheduler import Scheduler
 from pagewire.engine.sequence import Sequence
-from pagewire.errors import RequestError
+from pagewire.errors import PromptTooLong, RequestError
 from pagewire.messages import RequestId
 from pagewire.sampling import check_vocab
 
@@ -97,16 +97,20 @@ class Engine:
             "preemptions": self.preemptions,
         }
 
-    def admit(self, seq: Sequence) -> None:
-        """Take in a sequence, fresh or with its KV present. Raises RequestError if it can never run here."""
+    def check(self, seq: Sequence) -> None:
+        """Raises RequestError if ``seq`` can never run here."""
         check_vocab(seq.sampling, self.runner.vocab_size)
-        if not 0 <= min(seq.tokens) <= max(seq.tokens) < self.runner.vocab_size:
-            raise RequestError(f"token ids must be in [0, {self.runner.vocab_size})", param="prompt")
+        if not seq.tokens or not 0 <= min(seq.tokens) <= max(seq.tokens) < self.runner.vocab_size:
+            raise RequestError(f"tokens must be ids in [0, {self.runner.vocab_size})", param="prompt")
         if not self.scheduler.fits(seq):
-            raise RequestError(
+            raise PromptTooLong(
                 f"a request of {seq.max_len} tokens needs more KV memory than this node has"
                 f" ({self.config.num_pages * self.config.page_size} tokens)"
             )
+
+    def admit(self, seq: Sequence) -> None:
+        """Take in a sequence, fresh or with its KV present. Raises RequestError if it can never run here."""
+        self.check(seq)
         self.scheduler.admit(seq)
 
     def adopt(self, seq: Sequence, first: list[tuple[int, int]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pagewire.engine.pages import PageLease
-from pagewire.messages import RequestId
+from pagewire.messages import PrefillRequest, RequestId
 from pagewire.sampling import SamplingParams
 
 
@@ -45,6 +45,22 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens to compute before the next one can be sampled."""
         return len(self.tokens) - self.num_computed
+
+
+def sequence_of(request: PrefillRequest, max_model_len: int, budget: int | None = None) -> Sequence:
+    """What an engine is to compute for ``request``; each node that takes part makes its own."""
+    return Sequence(
+        request.request,
+        request.attempt,
+        list(request.choices),
+        list(request.tokens),
+        request.num_prompt,
+        request.sampling,
+        request.seed,
+        end_of(request.num_prompt, request.sampling, max_model_len),
+        budget,
+        request.cache_salt,
+    )
 
 
 def end_of(num_prompt: int, sampling: SamplingParams, max_model_len: int) -> int:
