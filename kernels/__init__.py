@@ -1,1 +1,1 @@
-"""The operations of a decoder, one file each: reference, CPU path, Triton kernel, launcher. Knows no model."""
+"""The operations of a decoder, one file each: reference, CPU path, Triton kernel. Knows no model."""

@@ -1,3 +1,4 @@
-"""The capacity planner's place. Empty so far: it will drive the scheduler and the placement that serve, in virtual
-time; it loads no torch.
+"""The capacity planner's place; empty so far.
+
+It will drive the scheduler and the placement that serve, in virtual time. Loads no torch.
 """

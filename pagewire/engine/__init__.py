@@ -1,1 +1,1 @@
-"""The role-blind engine: sequences, pages, scheduler, model, sampler. Knows no socket, no text and no role."""
+"""The role-blind engine: sequences, pages, scheduler, model, sampler. Knows no socket, text or role."""
