@@ -6,6 +6,7 @@ Knows JSON shapes; knows no node, no clock and no socket. A ``Reply`` is made fo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -30,7 +31,7 @@ class Prompt:
 
 
 @dataclass(slots=True, kw_only=True)
-class Reply:
+class Reply(ABC):
     """What all objects of one reply share. ``logprobs`` None: not asked for."""
 
     id: str
@@ -56,13 +57,13 @@ class Reply:
         """Choices of the chunks that a choice's stream begins with."""
         return []
 
+    @abstractmethod
     def chunk(self, delta: Delta) -> dict[str, Any]:
         """The choice of a stream chunk."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole(self, delta: Delta) -> dict[str, Any]:
         """The choice of a whole reply; ``delta`` holds all of it."""
-        raise NotImplementedError
 
     def _ending(self, delta: Delta) -> dict[str, Any]:
         ending: dict[str, Any] = {"finish_reason": delta.finish or None}
