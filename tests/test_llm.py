@@ -110,7 +110,7 @@ def test_one_bad_prompt_stops_all_before_any_work(llm: LLM) -> None:
     steps = llm.engine.steps
     with pytest.raises(PromptTooLong, match="600 tokens"):
         llm.generate(["Hello", [7] * 600], GREEDY, use_tqdm=False)
-    with pytest.raises(RequestError, match="token ids"):
+    with pytest.raises(RequestError, match="must be ids in"):
         llm.generate(["Hello", [49152]], GREEDY, use_tqdm=False)
     with pytest.raises(RequestError, match="sampling_params for 2 prompts"):
         llm.generate(["Hello", "World"], [GREEDY], use_tqdm=False)

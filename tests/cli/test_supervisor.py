@@ -73,6 +73,7 @@ def world(*, grace: float = 5.0, max_failures: int = 8, **children: str) -> Iter
         stderr=subprocess.STDOUT,
         text=True,
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        start_new_session=True,  # so that whoever inherits the children is of another session, as init is
     )
     try:
         yield World(process)
