@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,6 +171,14 @@ def test_a_child_that_was_ready_once_is_started_again_whatever_it_says() -> None
         assert w.line("pagewire: a (.*); starting")[1] == "ended with exit code 2"
 
 
+def stopped(pid: int) -> bool:
+    """True once every thread has: only then does the kernel call the process stopped."""
+    states = [
+        task.read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return set(states) == {"T"}
+
+
 def test_kill_9_of_the_supervisor_leaves_no_child() -> None:
     with world(a=GOOD, b=DEAF, c=POLITE) as w:
         children = w.ready()
@@ -183,7 +190,7 @@ def test_nor_a_child_that_was_stopped_by_then() -> None:
     with world(a=GOOD) as w:
         children = w.ready()
         children["a"].signal(signal.SIGSTOP)
-        while psutil.Process(children["a"].pid).status() != psutil.STATUS_STOPPED:
+        while not stopped(children["a"].pid):
             os.sched_yield()
         w.signal(signal.SIGKILL)
         assert gone(children.values())
