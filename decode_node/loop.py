@@ -156,6 +156,8 @@ class DecodeNode:
         """The prompt's KV is here and checked: the sequence goes on as if it had been computed here."""
         try:
             first = NODE_TO_NODE.decode_as(FirstTokens, payload)
+            if any(not 0 <= item.token < self._engine.runner.vocab_size for item in first.items):
+                raise RemoteProtocolError("a first token is no token of this model")
         except RemoteProtocolError as error:
             self._drop_arrival(arrival, error.code)
             return

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from one_process import World
+from one_process import ROUTER, World
 from tiny import model_folder, sequence
 
-from kv_transfer import Refused
+from kv_transfer import Lost, Refused
 from kv_transfer.transports.base import Arrived, Peer
 from kv_transfer.transports.loopback import Loopback
 from pagewire.engine.build import build_engine
 from pagewire.mailbox import NODE_TO_NODE
-from pagewire.messages import DECODE, PREFILL, FirstTokens
+from pagewire.messages import DECODE, PREFILL, FirstTokens, Handoff, TokenItem
 from pagewire.sampling import SamplingParams
 from pagewire.timeline import (
     CACHED_TOKENS,
@@ -286,4 +287,23 @@ def test_a_reservation_that_is_none_is_refused(folder: Path, payload: bytes) -> 
     (refused,) = world.sender.poll(world.now)
     assert isinstance(refused, Refused)
     assert (refused.transfer, refused.code, refused.retryable) == (transfer, "remote_protocol_error", False)
+    world.check_nothing_is_held()
+
+
+def test_a_first_token_beyond_the_vocabulary_is_not_adopted(folder: Path) -> None:
+    world = World(folder)
+    world.ask(PROMPT, GREEDY, name="forged")
+    (_, request), *_ = world.posts[PREFILL].drain()
+    payload = NODE_TO_NODE.encode(Handoff(ROUTER, request))
+    transfer = world.sender.reserve("d", len(PROMPT), payload, 10.0, world.now)
+    world.decode.turn()
+    world.sender.poll(world.now)
+    world.sender.publish(transfer, np.arange(len(PROMPT)), len(PROMPT))
+    item = TokenItem(request.request, 1, 0, 0, token=96)
+    world.sender.commit(transfer, NODE_TO_NODE.encode(FirstTokens([item])), world.now)
+    events = []
+    for _ in range(20):
+        events += world.sender.poll(world.now)
+        world.decode.turn()
+    assert [type(event) for event in events] == [Lost]
     world.check_nothing_is_held()
