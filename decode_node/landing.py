@@ -7,7 +7,6 @@ never wait for each other; and it leaves room for what is running to grow.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -41,8 +40,7 @@ class Arrival:
 class Landing:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._waiting: deque[Arrival] = deque()
-        self._arrivals: dict[TransferId, Arrival] = {}
+        self._arrivals: dict[TransferId, Arrival] = {}  # in the order of their coming
 
     def __len__(self) -> int:
         return len(self._arrivals)
@@ -52,7 +50,7 @@ class Landing:
 
     @property
     def num_waiting(self) -> int:
-        return sum(1 for arrival in self._waiting if arrival.transfer in self._arrivals)
+        return sum(arrival.lease is None for arrival in self._arrivals.values())
 
     def expect(self, transfer: TransferId, handoff: Handoff, now: float) -> None:
         """Take a reservation. Raises RequestError if it can never run on this node."""
@@ -60,18 +58,14 @@ class Landing:
         seq = sequence_of(request, self._engine.config.max_model_len)
         self._engine.check(seq)
         deadline = now + request.deadline_ms / 1000
-        arrival = Arrival(transfer, handoff.router, seq, deadline, Stopwatch(now))
-        self._arrivals[transfer] = arrival
-        self._waiting.append(arrival)
+        self._arrivals[transfer] = Arrival(transfer, handoff.router, seq, deadline, Stopwatch(now))
 
     def grant(self) -> Iterator[Arrival]:
         """First come, first served: the reservations that have their pages now."""
-        while self._waiting:
-            arrival = self._waiting[0]
-            if arrival.transfer in self._arrivals and not self._lease(arrival):
-                return
-            self._waiting.popleft()
-            if arrival.lease is not None:
+        for arrival in self:
+            if arrival.lease is None:
+                if not self._lease(arrival):
+                    return
                 yield arrival
 
     def get(self, transfer: TransferId) -> Arrival | None:

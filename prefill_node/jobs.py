@@ -41,6 +41,11 @@ class Job:
         return self.request.request, self.request.attempt
 
     @property
+    def queued(self) -> bool:
+        """Nothing has been done for it yet."""
+        return self.transfer is None and self.seq is None and self.lease is None
+
+    @property
     def reserving(self) -> bool:
         """Asked for room on the decode side, and not yet answered."""
         return self.transfer is not None and self.seq is None and self.lease is None

@@ -7,7 +7,6 @@ finished sequence's lease stays with its job until the decode node has adopted t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from kv_transfer import Done, Granted, Lost, Refused, Sender, gauges
@@ -55,7 +54,6 @@ class PrefillNode:
         self._clock = clock
         self._replies = Replies(hello)
         self._jobs = Jobs()
-        self._queue: deque[Job] = deque()
         self._ahead = 2 * engine.config.max_batch_tokens  # tokens asked for before they can be computed
 
     def turn(self) -> bool:
@@ -75,10 +73,11 @@ class PrefillNode:
 
     def load(self) -> Load:
         accounts, scheduler = self._engine.accounts(), self._engine.scheduler
+        queued = [job for job in self._jobs if job.queued]
         return Load(
-            waiting=len(self._queue) + scheduler.num_waiting,
+            waiting=len(queued) + scheduler.num_waiting,
             running=scheduler.num_running,
-            queued_tokens=sum(len(job.request.tokens) for job in self._queue) + scheduler.queued_tokens,
+            queued_tokens=sum(len(job.request.tokens) for job in queued) + scheduler.queued_tokens,
             pages_free=accounts.free + accounts.cached,
             pages_total=accounts.total,
             transfers=self._sender.open_transfers,
@@ -108,9 +107,7 @@ class PrefillNode:
 
     def _take(self, job: Job, now: float) -> None:
         self._jobs.add(job)
-        if job.hands_over:
-            self._queue.append(job)
-        else:
+        if not job.hands_over:
             job.watch.lap(QUEUE, now)
             self._admit(job)
 
@@ -129,9 +126,10 @@ class PrefillNode:
         ahead = self._engine.scheduler.queued_tokens + sum(
             len(job.request.tokens) for job in self._jobs if job.reserving
         )
-        while self._queue and ahead < self._ahead:
-            job = self._queue.popleft()
-            if job.key not in self._jobs:  # it was cancelled in the queue
+        for job in self._jobs:
+            if ahead >= self._ahead:
+                return
+            if not job.queued:
                 continue
             job.watch.lap(QUEUE, now)
             ahead += len(job.request.tokens)
