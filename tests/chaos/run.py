@@ -28,15 +28,13 @@ sys.path[:0] = [
 
 from report import FaultMissing, Plan, Row, Scenario  # noqa: E402
 
-MODULES = ("nodes", "clients", "hostile", "network")
-
 
 def scenarios() -> dict[str, Scenario]:
-    """All scenarios by name, in the order of the modules."""
+    """All scenarios by name, F1 first."""
     found: dict[str, Scenario] = {}
-    for name in MODULES:
-        found |= importlib.import_module(f"scenario_{name}").SCENARIOS
-    return found
+    for file in Path(__file__).parent.glob("scenario_*.py"):
+        found |= importlib.import_module(file.stem).SCENARIOS
+    return dict(sorted(found.items(), key=lambda item: (_number(item[0]), item[0])))
 
 
 def run(name: str, scenario: Scenario, plan: Plan) -> Row:
@@ -109,13 +107,16 @@ def _show(status: Status, prefix: str, text: str) -> None:
     status.update(f"{prefix}: {text}")
 
 
+def _number(name: str) -> int:
+    return int("".join(c for c in name.partition(" ")[0] if c.isdigit()))
+
+
 def _matches(name: str, word: str) -> bool:
-    """ "F3" is F3 and F3a; "F1-F7" is all between."""
-    number = int("".join(c for c in name.partition(" ")[0] if c.isdigit()))
+    """Whether ``word`` means ``name``: F3 also means F3a, F1-F7 all between."""
     low, _, high = word.upper().partition("-")
     if high:
-        return int(low.lstrip("F")) <= number <= int(high.lstrip("F"))
-    return name.upper() == low or (low.lstrip("F").isdigit() and number == int(low.lstrip("F")))
+        return _number(low) <= _number(name) <= _number(high)
+    return name.upper() == low or (low.lstrip("F").isdigit() and _number(name) == _number(low))
 
 
 if __name__ == "__main__":
