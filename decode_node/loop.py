@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from decode_node.landing import Arrival, Key, Landing
-from kv_transfer import Dropped, Landed, Receiver, Reserved, gauges
+from kv_transfer import Dropped, Landed, Receiver, ReceiverEvent, Reserved, gauges
 from pagewire.engine.engine import Engine, Finished, StepOutput
 from pagewire.engine.pages import PageLease
 from pagewire.engine.slots import slots_of
@@ -29,6 +29,8 @@ from pagewire.messages import (
 )
 from pagewire.replies import Outbox, Replies, token_item
 from pagewire.timeline import FIRST_STEP, LANDING, QUEUE, Stopwatch
+
+LAYERS_A_LOOK = 4  # layers of a step between two looks at what has arrived
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +56,7 @@ class DecodeNode:
         self._clock = clock
         self._replies = Replies(hello)
         self._landing = Landing(engine)
+        self._events: list[ReceiverEvent] = []  # that came in the middle of a step
         self._live: dict[Key, Live] = {}
 
     def turn(self) -> bool:
@@ -61,11 +64,12 @@ class DecodeNode:
         now = self._clock()
         for router, message in self._outbox.drain():
             self._receive(router, message)
-        for event in self._receiver.poll(now):
+        for event in [*self._events, *self._receiver.poll(now)]:
             self._transferred(event, now)
+        self._events.clear()
         self._expire(now)
         self._grant(now)
-        out = self._engine.step()
+        out = self._engine.step(self._land)
         self._reply(out, now)
         self._outbox.report(self.load())
         return bool(out.computed)
@@ -133,6 +137,11 @@ class DecodeNode:
             case Dropped(transfer=transfer):
                 if (gone := self._landing.take(transfer)) is not None:
                     self._release(gone.lease)
+
+    def _land(self, out: StepOutput, layers: int) -> None:
+        """The step is so many layers deep: take in what arrived meanwhile, so that senders have credit."""
+        if out.computed and layers % LAYERS_A_LOOK == 0 and self._receiver.open_transfers:
+            self._events += self._receiver.poll(self._clock())
 
     def _expect(self, event: Reserved, now: float) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decode_node.loop import DecodeNode
 from kv_transfer import Receiver, open_receiver
 from pagewire.engine.build import Built
+from pagewire.engine.staging import handoff_pages
 from pagewire.messages import Epoch
 from pagewire.node import run_node
 from pagewire.node_options import NodeOptions
@@ -17,6 +18,6 @@ def run(options: NodeOptions) -> None:
 
 def _listen(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Receiver, str]:
     receiver = Receiver(
-        open_receiver(options.handoff, secret), built.engine.runner.cache, built.layout, epoch
+        open_receiver(options.handoff, secret), handoff_pages(built.engine.runner.cache), built.layout, epoch
     )
     return receiver, receiver.address

@@ -6,6 +6,7 @@ of states.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,7 @@ from kv_transfer import wire
 from kv_transfer.events import TransferStats
 from kv_transfer.protocol import SenderState
 from kv_transfer.slab import Cursor, Part
-from kv_transfer.store import Slots
+from kv_transfer.store import Copy, Slots
 from kv_transfer.transfers import OpenTransfer
 from pagewire.errors import LocalProtocolError
 from pagewire.layout import KVLayout
@@ -49,40 +50,47 @@ class Overlap:
 class Outgoing(OpenTransfer[SenderState]):
     """``taken`` <= ``sent`` <= ``allowed``, in bytes since the transfer's start.
 
-    ``slots`` [computed] are those of the published tokens. Tokens below ``cursor.token`` are sent; that may
-    be more than are published, after a retraction.
+    ``ready`` [layers] counts the tokens that are published, layer by layer, and ``slots`` are where they lie.
+    What the cursor has behind it is sent or staged; after a retraction that may be more than is published.
     """
 
     layout: KVLayout
     num_tokens: int
     payload: bytes  # of RESERVE
+    group: int  # layers that go together
+    ready: list[int]
     commit_payload: bytes = b""
     allowed: int = 0
     sent: int = 0
     taken: int = 0
     cursor: Cursor | None = None  # from GRANT on
     slots: Slots = field(default_factory=lambda: np.empty(0, np.int64))
+    staged: deque[tuple[Part, Copy]] = field(default_factory=deque)  # being read, in the order of sending
     checksums: list[int] = field(default_factory=list)  # of the frames that were sent, by seq
     overlap: Overlap = field(default_factory=Overlap)
 
     @property
     def drained(self) -> bool:
-        return self.cursor is not None and self.cursor.token == self.num_tokens
+        return self.cursor is not None and self.cursor.done and not self.staged
 
     # --- what our node says ---------------------------------------------------------------------------------
 
-    def publish(self, slots: Slots, computed: int) -> None:
-        if not len(self.slots) <= computed <= min(self.num_tokens, len(slots)):
-            have = len(self.slots)
-            raise LocalProtocolError(f"{computed} computed tokens, after {have} of {self.num_tokens}")
+    def publish(self, slots: Slots, computed: int, layers: int) -> None:
+        known = 0 < layers <= self.layout.layers
+        if not known or not max(self.ready[:layers]) <= computed <= min(self.num_tokens, len(slots)):
+            have = f"after {max(self.ready)} of {self.num_tokens}"
+            raise LocalProtocolError(f"{computed} computed tokens in {layers} layers, {have}")
         self.slots = np.array(slots[:computed], dtype=np.int64)
+        self.ready[:layers] = [computed] * layers
 
     def retract(self) -> None:
+        self.unstage()
+        self.ready = [0] * self.layout.layers
         self.slots = self.slots[:0]
 
     def check_published(self) -> None:
-        if len(self.slots) != self.num_tokens:
-            have = f"{len(self.slots)} of {self.num_tokens}"
+        if min(self.ready) != self.num_tokens:
+            have = f"{min(self.ready)} of {self.num_tokens}"
             raise LocalProtocolError(f"commit with {have} tokens published")
 
     def commit(self, payload: bytes, now: float) -> None:
@@ -98,7 +106,7 @@ class Outgoing(OpenTransfer[SenderState]):
 
     def granted(self, grant: wire.Grant) -> None:
         self.peer_epoch = grant.epoch
-        self.cursor = Cursor(self.layout, grant.have_tokens, grant.frame_bytes)
+        self.cursor = Cursor(self.layout, grant.have_tokens, self.num_tokens, grant.frame_bytes, self.group)
 
     def take_credit(self, message: wire.Grant | wire.Credit, now: float) -> None:
         self.allowed = max(self.allowed, message.allowed_bytes)
@@ -113,11 +121,27 @@ class Outgoing(OpenTransfer[SenderState]):
     def next_part(self) -> Part | None:
         """What the next DATA carries; None if it has to wait for tokens or credit."""
         assert self.cursor is not None, "only granted transfers send"
-        return self.cursor.next(len(self.slots), self.allowed - self.sent, idle=self.sent == self.taken)
+        staged = sum(part.nbytes(self.layout) for part, _ in self.staged)
+        idle = not staged and self.sent == self.taken
+        return self.cursor.next(self.ready, self.allowed - self.sent - staged, idle=idle)
 
-    def sent_part(self, part: Part, checksum: int, now: float) -> None:
+    def stage(self, part: Part, copy: Copy) -> None:
+        """``copy`` is reading ``part``."""
         assert self.cursor is not None
         self.cursor.advance(part)
+        self.staged.append((part, copy))
+
+    def unstage(self) -> None:
+        """What is being read will not be sent from there; it is read again when it is tried again."""
+        while self.staged:
+            part, copy = self.staged.pop()
+            copy.drop()
+            assert self.cursor is not None
+            self.cursor.retreat(part)
+
+    def sent_part(self, checksum: int, now: float) -> None:
+        """The first of what is staged is out."""
+        part, _ = self.staged.popleft()
         self.checksums.append(checksum)
         size = part.nbytes(self.layout)
         self.sent += size

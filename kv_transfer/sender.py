@@ -27,6 +27,7 @@ from pagewire.errors import LocalProtocolError, RemoteProtocolError
 from pagewire.layout import KVLayout
 
 _SENDING = (SenderState.STREAMING, SenderState.FLUSHING)
+_STAGED = 2  # frames of a transfer that are read at once: one is sent while the next one comes
 
 
 class Sender:
@@ -43,16 +44,20 @@ class Sender:
         epoch: str,
         timeouts: Timeouts | None = None,
         *,
+        groups: int = 8,
         poll_bytes: int = 32 << 20,
         tombstones: int = 4096,
     ) -> None:
-        """``poll_bytes`` bounds what one poll sends, so that the caller's loop goes on."""
+        """The layers go in ``groups`` of about the same size. ``poll_bytes`` bounds what one poll sends, so
+        that the caller's loop goes on.
+        """
         self._transport = transport
         self._store = store
         self._layout = layout
         self._epoch = epoch
         self._timeouts = timeouts or Timeouts()
         self._poll_bytes = poll_bytes
+        self.layer_group = -(-layout.layers // groups)
         self._more = False  # poll_bytes ended the last poll
         self._acts = SenderActions(transport, epoch, self._timeouts, tombstones)
         self._transfers = self._acts.transfers
@@ -83,6 +88,8 @@ class Sender:
             layout=self._layout,
             num_tokens=num_tokens,
             payload=payload,
+            group=self.layer_group,
+            ready=[0] * self._layout.layers,
             deadline=now + deadline_s,
             retry_at=now + self._timeouts.retry_s,
             progress_at=now,
@@ -93,14 +100,15 @@ class Sender:
         self.counts.reserved += 1
         return t.id
 
-    def publish(self, transfer: TransferId, slots: Slots, computed: int) -> None:
+    def publish(self, transfer: TransferId, slots: Slots, computed: int, layers: int | None = None) -> None:
         """Tokens ``[0, computed)`` are in the store now, token i at ``slots[i]``; ``slots`` may be longer.
 
-        They are sent by the next polls. Does nothing if the transfer has ended; raises LocalProtocolError
-        before Granted, after commit, and if fewer tokens are computed than were published.
+        ``layers``: in the first so many layers only; by default in all. They are sent by the next polls, a
+        group of ``layer_group`` layers as soon as it is whole. Does nothing if the transfer has ended; raises
+        LocalProtocolError before Granted, after commit, and if fewer tokens are computed than were published.
         """
         if (t := self._called(transfer, Event.DO_PUBLISH)) is not None:
-            t.publish(slots, computed)
+            t.publish(slots, computed, self._layout.layers if layers is None else layers)
 
     def retract(self, transfer: TransferId) -> None:
         """The published tokens are no longer in the store: read none until they are published again.
@@ -197,28 +205,46 @@ class Sender:
         """Send DATA, one frame a transfer in turn, as far as tokens, credit and the transport go."""
         budget = self._poll_bytes
         turn = deque(t for t in self._transfers if t.state in _SENDING)
+        self._more = False
         while turn and budget > 0:
             t = turn.popleft()
-            if sent := self._send_data(t):
-                budget -= sent
+            staged, sent = self._stage(t), self._send_staged(t)
+            budget -= sent
+            if sent or (staged and t.staged):
                 turn.append(t)
+            elif t.staged:
+                self._more = True  # it is still being read
             elif t.drained and t.state is SenderState.FLUSHING:
                 self._acts.fire(t, Event.FLUSHED)
-        self._more = bool(turn)
+        self._more = self._more or bool(turn)
 
-    def _send_data(self, t: Outgoing) -> int:
-        """Send the next frame of ``t`` if there is one and it may go. Returns the bytes sent.
+    def _stage(self, t: Outgoing) -> bool:
+        """Begin to read the next frame of ``t``, while the one before it may still be on its way here."""
+        if len(t.staged) >= _STAGED or (part := t.next_part()) is None:
+            return False
+        if (copy := self._store.begin(t.slots[part.tokens], part.layers)) is None:
+            return False
+        t.stage(part, copy)
+        return True
 
-        Nothing is kept of a frame that the transport does not take: it is read again when it is tried again.
+    def _send_staged(self, t: Outgoing) -> int:
+        """Send the next frame of ``t`` if it has been read. Returns the bytes sent.
+
+        Nothing is kept of frames that the transport does not take: they are read again another time.
         """
-        part = t.next_part()
-        if part is None or (body := self._transport.room(t.peer, part.nbytes(self._layout))) is None:
+        if not t.staged or not t.staged[0][1].ready():
             return 0
-        self._store.read_into(t.slots[part.tokens], part.layers, body)
+        part, copy = t.staged[0]
+        body = self._transport.room(t.peer, part.nbytes(self._layout))
+        if body is None:
+            t.unstage()
+            return 0
+        copy.take(body)
         check = wire.checksum(body)
         if not self._acts.send(t, t.data_message(self._epoch, part, check), body):
+            t.unstage()
             return 0
-        t.sent_part(part, check, self._acts.now)
+        t.sent_part(check, self._acts.now)
         self.counts.frames += 1
         self.counts.bytes += len(body)
         return len(body)

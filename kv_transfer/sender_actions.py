@@ -38,8 +38,8 @@ class SenderActions:
         t.state = rule.next
         for action in rule.actions:
             self._act(action, t, event, message)
-        if t.state not in SENDER_OPEN:
-            self.transfers.bury(t)
+        if t.state not in SENDER_OPEN and (gone := self.transfers.bury(t)) is not None:
+            gone.unstage()
 
     def _act(self, action: Action, t: Transfer[SenderState], event: Event, message: Message | None) -> None:
         match action:

@@ -1,11 +1,12 @@
 """Which part of a transfer goes into the next frame, and which parts have arrived.
 
-Knows token and layer ranges and their bytes; knows no frame, slot or peer. Layers are split over frames
-only where one token's KV is larger than a frame.
+Knows token and layer ranges and their bytes; knows no frame, slot or peer. Layers go in groups of a fixed
+size, each at its own pace, so that the first ones can be on their way while the last ones are computed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,39 +37,50 @@ class Part(NamedTuple):
 
 
 class Cursor:
-    """Walks a sender through tokens ``[start, computed)`` in frames of at most ``frame_bytes``, in order."""
+    """Walks a sender through tokens ``[start, stop)`` of all layers, in frames of at most ``frame_bytes``.
 
-    def __init__(self, layout: KVLayout, start: int, frame_bytes: int) -> None:
-        self._layout = layout
-        cell = layout.token_bytes // layout.layers
-        self._group = min(layout.layers, frame_bytes // cell)  # layers in one frame
-        if self._group == 0:
+    Frames never cross a group of ``group`` layers; only where one token of a group is larger than a frame
+    are the groups made smaller. Within a group the tokens go in order.
+    """
+
+    def __init__(self, layout: KVLayout, start: int, stop: int, frame_bytes: int, group: int) -> None:
+        self._cell = layout.token_bytes // layout.layers
+        size = min(group, layout.layers, frame_bytes // self._cell)
+        if size == 0:
             raise LocalProtocolError(f"frames of {frame_bytes} bytes cannot hold one layer of one token")
-        self._most = max(1, frame_bytes // layout.token_bytes)  # tokens in one frame
-        self.token, self._layer = start, 0
+        self._groups = [range(at, min(at + size, layout.layers)) for at in range(0, layout.layers, size)]
+        self._next = [start] * len(self._groups)  # the first token of each group that is still to go
+        self._stop, self._frame_bytes, self._size = stop, frame_bytes, size
 
-    def next(self, computed: int, credit: int, *, idle: bool) -> Part | None:
+    @property
+    def done(self) -> bool:
+        return min(self._next) >= self._stop
+
+    def next(self, ready: Sequence[int], credit: int, *, idle: bool) -> Part | None:
         """The next frame's part, or None if it has to wait for tokens or credit.
 
-        A frame that is cut short by credit waits for more credit unless nothing is in flight (``idle``), so
+        ``ready`` [layers] says how many tokens are there, layer by layer, and never grows with the layer. A
+        frame that is cut short by credit waits for more credit unless nothing is in flight (``idle``), so
         that frames do not crumble.
         """
-        tokens = min(computed - self.token, self._most)
-        if tokens <= 0:
-            return None
-        if self._group < self._layout.layers:
-            last = min(self._layout.layers, self._layer + self._group)
-            part = Part(self.token, self.token + 1, self._layer, last)
-            return part if part.nbytes(self._layout) <= credit else None
-        affordable = min(tokens, credit // self._layout.token_bytes)
-        if affordable == 0 or (affordable < tokens and not idle):
-            return None
-        return Part(self.token, self.token + affordable, 0, self._layout.layers)
+        for layers, token in zip(self._groups, self._next, strict=True):
+            if (left := ready[layers[-1]] - token) <= 0:
+                continue
+            each = self._cell * len(layers)
+            tokens = min(left, self._frame_bytes // each)
+            affordable = min(tokens, credit // each)
+            if affordable == 0 or (affordable < tokens and not idle):
+                return None
+            return Part(token, token + affordable, layers.start, layers.stop)
+        return None
 
     def advance(self, part: Part) -> None:
-        """``part`` is out."""
-        done = part.layer_stop == self._layout.layers
-        self.token, self._layer = (part.token_stop, 0) if done else (part.token_start, part.layer_stop)
+        """``part``, which ``next`` gave, is on its way."""
+        self._next[part.layer_start // self._size] = part.token_stop
+
+    def retreat(self, part: Part) -> None:
+        """``part``, the last of its group that went on its way, did not."""
+        self._next[part.layer_start // self._size] = part.token_start
 
 
 class Coverage:

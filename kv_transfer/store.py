@@ -16,11 +16,30 @@ from kv_transfer.wire import Buffer
 Slots = NDArray[np.int64]
 
 
-class PageSource(Protocol):
-    def read_into(self, slots: Slots, layers: slice, out: memoryview) -> None:
-        """Put the slab of ``slots`` [T] and ``layers`` into ``out``, which is just as long, before returning.
+class Copy(Protocol):
+    """A slab that is being read out of the pages."""
 
-        ``out`` is not kept: it may lie in memory that another process reads afterwards.
+    def ready(self) -> bool:
+        """True if ``take`` need not wait."""
+        ...
+
+    def take(self, out: memoryview) -> None:
+        """Put the slab into ``out``, which is just as long, and end. ``out`` is not kept: it may lie in
+        memory that another process reads afterwards.
+        """
+        ...
+
+    def drop(self) -> None:
+        """It is not wanted any more; does nothing after ``take``."""
+        ...
+
+
+class PageSource(Protocol):
+    def begin(self, slots: Slots, layers: slice) -> Copy | None:
+        """Begin to read the slab of ``slots`` [T] and ``layers``; None if too many are under way.
+
+        What the pages hold now is what is read, or, until ``take``, what they hold then: their owner gives
+        them to nobody else before ``take`` or ``drop``.
         """
         ...
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kv_transfer import Done, Granted, Lost, Refused, Sender, gauges
+from kv_transfer import Done, Granted, Lost, Refused, Sender, SenderEvent, gauges
 from pagewire.engine.engine import Engine, Finished, StepOutput
-from pagewire.engine.sequence import sequence_of
+from pagewire.engine.sequence import Sequence, sequence_of
 from pagewire.engine.slots import slots_of
 from pagewire.errors import RequestError
 from pagewire.mailbox import NODE_TO_NODE, RouterLost
@@ -48,12 +48,14 @@ class PrefillNode:
         self, hello: Hello, engine: Engine, sender: Sender, outbox: Outbox, clock: Callable[[], float]
     ) -> None:
         self._hello = hello
+        self._layers = hello.layout.layers
         self._engine = engine
         self._sender = sender
         self._outbox = outbox
         self._clock = clock
         self._replies = Replies(hello)
         self._jobs = Jobs()
+        self._events: list[SenderEvent] = []  # that came in the middle of a step
         self._ahead = 2 * engine.config.max_batch_tokens  # tokens asked for before they can be computed
 
     def turn(self) -> bool:
@@ -61,12 +63,12 @@ class PrefillNode:
         now = self._clock()
         for router, message in self._outbox.drain():
             self._receive(router, message, now)
-        for event in self._sender.poll(now):
+        for event in [*self._events, *self._sender.poll(now)]:
             self._transferred(event, now)
+        self._events.clear()
         self._expire(now)
         self._reserve(now)
-        out = self._engine.step()
-        self._stream(out, now)
+        out = self._engine.step(self._stream)
         self._reply(out)
         self._outbox.report(self.load())
         return bool(out.computed)
@@ -156,20 +158,36 @@ class PrefillNode:
             case Lost(code=code, reason=reason):
                 self._fail(job, code, reason)
 
-    def _stream(self, out: StepOutput, began: float) -> None:
-        """Tell the sender which tokens' KV is in which pages now, and which pages are no longer theirs."""
+    def _stream(self, out: StepOutput, layers: int) -> None:
+        """The step is so many layers deep: what is new in the pages goes out while the next ones compute."""
+        if layers == 0:
+            self._begin(out)
+        elif layers % self._sender.layer_group and layers != self._layers:
+            return
+        else:
+            for seq, _, end, pages in out.computed:
+                self._publish(seq, pages, end, layers)
+        if out.computed and self._sender.open_transfers:
+            self._events += self._sender.poll(self._clock())
+
+    def _begin(self, out: StepOutput) -> None:
+        """Tell the sender which pages are no longer theirs; what is cached of a prompt can go at once."""
+        now = self._clock()
         for seq in out.preempted:
             if (transfer := self._jobs.of(seq).transfer) is not None:
                 self._sender.retract(transfer)
-        for seq, start, end, pages in out.computed:
+        for seq, start, _, pages in out.computed:
             job = self._jobs.of(seq)
             if PREFILL_COMPUTE not in job.watch.ms:
-                job.watch.lap(QUEUE, began)
+                job.watch.lap(QUEUE, now)
                 job.watch.add(PREFILL_COMPUTE, 0.0)
                 job.counts[CACHED_TOKENS] = start
-            if job.transfer is not None:
-                slots = slots_of(pages, end, self._engine.config.page_size)
-                self._sender.publish(job.transfer, slots, end)
+            self._publish(seq, pages, start, self._layers)
+
+    def _publish(self, seq: Sequence, pages: list[int], tokens: int, layers: int) -> None:
+        if (transfer := self._jobs.of(seq).transfer) is not None:
+            slots = slots_of(pages, tokens, self._engine.config.page_size)
+            self._sender.publish(transfer, slots, tokens, layers)
 
     def _reply(self, out: StepOutput) -> None:
         now = self._clock()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kv_transfer import Sender, open_sender
 from pagewire.engine.build import Built
+from pagewire.engine.staging import handoff_pages
 from pagewire.messages import Epoch
 from pagewire.node import run_node
 from pagewire.node_options import NodeOptions
@@ -16,4 +17,4 @@ def run(options: NodeOptions) -> None:
 
 
 def _dial(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Sender, str]:
-    return Sender(open_sender(secret), built.engine.runner.cache, built.layout, epoch), ""
+    return Sender(open_sender(secret), handoff_pages(built.engine.runner.cache), built.layout, epoch), ""

@@ -14,6 +14,7 @@ from kv_transfer import Receiver, Sender, Timeouts
 from kv_transfer.transports.loopback import Loopback
 from pagewire.engine.build import Built, build_engine
 from pagewire.engine.engine import Engine
+from pagewire.engine.staging import HostPages, PinnedPages, handoff_pages
 from pagewire.messages import (
     DECODE,
     PREFILL,
@@ -76,17 +77,13 @@ class World:
         built = _build(folder, prefill_pages, prefill_page_size, budget)
         self.prefill_engine = built.engine
         quick = Timeouts(retry_s=1.0, stall_s=5.0)
-        self.sender = Sender(
-            self.network.end("p"), built.engine.runner.cache, built.layout, "pe", quick, poll_bytes=4096
-        )
+        self.sender = Sender(self.network.end("p"), _pages(built), built.layout, "pe", quick, poll_bytes=4096)
         self.prefill = PrefillNode(
             _hello(PREFILL, built), built.engine, self.sender, self.posts[PREFILL], lambda: self.now
         )
         built = _build(folder, decode_pages, decode_page_size, budget)
         self.decode_engine = built.engine
-        self.receiver = Receiver(
-            self.network.end("d"), built.engine.runner.cache, built.layout, "de", timeouts=quick
-        )
+        self.receiver = Receiver(self.network.end("d"), _pages(built), built.layout, "de", timeouts=quick)
         self.decode = DecodeNode(
             _hello(DECODE, built), built.engine, self.receiver, self.posts[DECODE], lambda: self.now
         )
@@ -174,6 +171,10 @@ def _build(folder: Path, pages: int, page_size: int, budget: int) -> Built:
         kv_cache_bytes=pages * page_size * TOKEN_BYTES,
         max_batch_tokens=budget,
     )
+
+
+def _pages(built: Built) -> HostPages | PinnedPages:
+    return handoff_pages(built.engine.runner.cache)
 
 
 def _hello(role: str, built: Built) -> Hello:

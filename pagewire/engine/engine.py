@@ -8,7 +8,9 @@ the tokens that were sampled elsewhere; offline generation does neither. All thr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from pagewire.config import EngineConfig
@@ -26,7 +28,7 @@ from pagewire.sampling import check_vocab
 
 
 class Computed(NamedTuple):
-    """Tokens [start, end) of ``seq`` now have their KV in ``pages``, which lie in the order of its tokens."""
+    """Tokens [start, end) of ``seq`` get their KV in this step. ``pages`` lie in the order of its tokens."""
 
     seq: Sequence
     start: int
@@ -64,6 +66,12 @@ class StepOutput:
     tokens: list[Token] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
     prompt_logprobs: list[tuple[Sequence, PromptLogprobs]] = field(default_factory=list)
+
+
+Watch = Callable[[StepOutput, int], None]
+"""Told (what the step does, layers): with 0 before anything is computed, when it is known who was preempted,
+and then after each layer of the model, when ``computed`` is in the pages as far as that layer. It must leave
+the engine alone."""
 
 
 class Engine:
@@ -134,18 +142,20 @@ class Engine:
         self._scorer.drop(seq)
         return self.scheduler.remove(seq)
 
-    def step(self) -> StepOutput:
-        """Compute one batch."""
+    def step(self, watch: Watch | None = None) -> StepOutput:
+        """Compute one batch. ``watch`` is called while it goes on; see ``Watch``."""
         plan = self.scheduler.schedule()
         out = StepOutput(preempted=plan.preempted)
         self.preemptions += len(plan.preempted)
+        out.computed = [Computed(w.seq, w.start, w.end, _pages(w.seq)) for w in plan.work]
+        if watch is not None:
+            watch(out, 0)
         if not plan.work:
             return out
         self.steps += 1
         batch = build(plan.work, self.config.page_size)
-        logits = self.runner.forward(batch)
+        logits = self.runner.forward(batch, None if watch is None else partial(watch, out))
         self.scheduler.advance(plan)
-        out.computed = [Computed(w.seq, w.start, w.end, _pages(w.seq)) for w in plan.work]
         sampling = [work.seq for work in plan.work if work.samples]
         rows = self._scorer.take(plan.work, logits, out.prompt_logprobs)
         for seq, sampled in zip(sampling, sample(rows, [self._row(s) for s in sampling]), strict=True):

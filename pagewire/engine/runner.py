@@ -5,6 +5,8 @@ Knows the model and its KV memory; knows no sequence, no page ownership and no s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,8 +29,11 @@ class ModelRunner:
         return self.decoder.config.vocab_size
 
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> Tensor:
-        """Compute the batch and store its KV; float32 logits [R, vocab_size] of ``batch.logit_rows``."""
+    def forward(self, batch: Batch, after_layer: Callable[[int], None] | None = None) -> Tensor:
+        """Compute the batch and store its KV; float32 logits [R, vocab_size] of ``batch.logit_rows``.
+
+        ``after_layer`` is told, after each layer, in how many layers the batch's KV is stored.
+        """
         meta = AttentionMeta.plan(
             batch.query_starts.tolist(),
             batch.context_lens.tolist(),
@@ -36,7 +41,7 @@ class ModelRunner:
             self.cache.page_size,
         )
         token_ids, positions, slots = map(self._tensor, (batch.token_ids, batch.positions, batch.slots))
-        hidden = self.decoder.forward(token_ids, positions, slots, meta, self.cache.pages)
+        hidden = self.decoder.forward(token_ids, positions, slots, meta, self.cache.pages, after_layer)
         return self.decoder.logits(hidden.index_select(0, self._tensor(batch.logit_rows)))
 
     def warm_up(self) -> None:

@@ -40,9 +40,8 @@ class Store(PageSource, PageSink):
         self.check: Callable[[Slots], None] = lambda slots: None
         self.check_read: Callable[[Slots], None] = lambda slots: None
 
-    def read_into(self, slots: Slots, layers: slice, out: memoryview) -> None:
-        self.check_read(slots)
-        out[:] = self.kv[layers][:, :, slots].tobytes()
+    def begin(self, slots: Slots, layers: slice) -> StoreCopy:
+        return StoreCopy(self, slots, layers)
 
     def write(self, slots: Slots, layers: slice, data: Buffer) -> None:
         self.check(slots)
@@ -54,17 +53,38 @@ class Store(PageSource, PageSink):
         return self.kv[:, :, slots].tobytes()
 
 
+class StoreCopy:
+    """Reads when it is taken."""
+
+    def __init__(self, store: Store, slots: Slots, layers: slice) -> None:
+        self.store, self.slots, self.layers = store, slots, layers
+
+    def ready(self) -> bool:
+        return True
+
+    def take(self, out: memoryview) -> None:
+        self.store.check_read(self.slots)
+        out[:] = self.store.kv[self.layers][:, :, self.slots].tobytes()
+
+    def drop(self) -> None:
+        pass
+
+
 class World:
     """One sender, one receiver, no faults unless ``network`` makes them."""
 
     def __init__(
-        self, network: Loopback | None = None, limits: Limits = LIMITS, layout: KVLayout = LAYOUT
+        self,
+        network: Loopback | None = None,
+        limits: Limits = LIMITS,
+        layout: KVLayout = LAYOUT,
+        groups: int = 1,
     ) -> None:
         self.network = network or Loopback()
         self.source, self.sink = Store(64, layout, seed=7), Store(64, layout)
         self.receiver_end = self.network.end("decode")
         self.sender_end = self.network.end("prefill")
-        self.sender = Sender(self.sender_end, self.source, layout, "epoch-p", TIMEOUTS)
+        self.sender = Sender(self.sender_end, self.source, layout, "epoch-p", TIMEOUTS, groups=groups)
         self.receiver = Receiver(self.receiver_end, self.sink, layout, "epoch-d", limits, TIMEOUTS)
         self.now = 100.0
         self.sent: list[SenderEvent] = []
