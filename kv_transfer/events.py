@@ -12,11 +12,11 @@ from kv_transfer.wire import TransferId
 
 
 class TransferStats(NamedTuple):
-    """What one finished transfer cost, on the sender's clock and from the frames that it really sent.
+    """What one finished transfer cost, from the frames that were really sent.
 
-    ``hidden_ms`` is the time before ``commit`` was called during which bytes were in flight, ``exposed_ms``
-    the time from then until ADOPTED was seen; both are as fine as the calls of ``poll``. ``hidden_bytes``
-    of ``bytes`` were sent before ``commit`` was called.
+    ``hidden_bytes`` of ``bytes`` were sent before ``commit`` was called, and ``hidden_ms`` is the time that
+    both ends worked on those: it would have been waited for, had they been sent afterwards. ``exposed_ms``
+    is the time from ``commit`` until ADOPTED was seen, on the sender's clock.
     """
 
     bytes: int

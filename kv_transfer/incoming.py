@@ -36,6 +36,7 @@ class Landing:
     window: Window
     coverage: Coverage
     checksums: dict[int, int] = field(default_factory=dict)  # by seq
+    seconds: float = 0.0  # of work to take the frames in
 
     def place(self, message: wire.Data, size: int) -> Place:
         """``size`` is the body's. Looks at the header only."""

@@ -23,27 +23,16 @@ from pagewire.layout import KVLayout
 
 @dataclass(slots=True)
 class Overlap:
-    """How much of a transfer was hidden behind the computation: what moved before commit was called."""
+    """What of a transfer was hidden behind the computation: what was sent before commit was called."""
 
     bytes: int = 0
-    seconds: float = 0.0
-    busy_since: float | None = None  # since when bytes are in flight
+    seconds: float = 0.0  # that this end worked on them
     committed_at: float | None = None
 
-    def sent(self, size: int, now: float) -> None:
+    def sent(self, size: int, seconds: float) -> None:
         if self.committed_at is None:
             self.bytes += size
-            self.busy_since = now if self.busy_since is None else self.busy_since
-
-    def idle(self, now: float) -> None:
-        """Nothing is in flight any more."""
-        if self.busy_since is not None:
-            self.seconds += now - self.busy_since
-            self.busy_since = None
-
-    def commit(self, now: float) -> None:
-        self.idle(now)
-        self.committed_at = now
+            self.seconds += seconds
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -96,7 +85,7 @@ class Outgoing(OpenTransfer[SenderState]):
     def commit(self, payload: bytes, now: float) -> None:
         self.commit_payload = payload
         self.progress_at = now
-        self.overlap.commit(now)
+        self.overlap.committed_at = now
 
     # --- what the receiver says -----------------------------------------------------------------------------
 
@@ -113,8 +102,6 @@ class Outgoing(OpenTransfer[SenderState]):
         taken = min(message.taken_bytes, self.sent) if isinstance(message, wire.Credit) else 0
         if taken > self.taken:
             self.taken, self.progress_at = taken, now
-        if self.taken == self.sent:
-            self.overlap.idle(now)
 
     # --- what goes out --------------------------------------------------------------------------------------
 
@@ -139,13 +126,13 @@ class Outgoing(OpenTransfer[SenderState]):
             assert self.cursor is not None
             self.cursor.retreat(part)
 
-    def sent_part(self, checksum: int, now: float) -> None:
-        """The first of what is staged is out."""
+    def sent_part(self, checksum: int, seconds: float) -> None:
+        """The first of what is staged is out, after so many ``seconds`` of work."""
         part, _ = self.staged.popleft()
         self.checksums.append(checksum)
         size = part.nbytes(self.layout)
         self.sent += size
-        self.overlap.sent(size, now)
+        self.overlap.sent(size, seconds)
 
     def reserve_message(self, epoch: str, now: float) -> wire.Reserve:
         left = max(1, round((self.deadline - now) * 1000))
@@ -159,8 +146,9 @@ class Outgoing(OpenTransfer[SenderState]):
         total, check = wire.digest(self.checksums), wire.checksum(self.commit_payload)
         return wire.Commit(self.id, epoch, len(self.checksums), self.sent, total, check)
 
-    def stats(self, now: float) -> TransferStats:
+    def stats(self, adopted: wire.Adopted, now: float) -> TransferStats:
         overlap = self.overlap
         assert overlap.committed_at is not None
-        hidden_ms, exposed_ms = overlap.seconds * 1000, (now - overlap.committed_at) * 1000
+        theirs = adopted.landing_us / 1000 * overlap.bytes / max(1, self.sent)
+        hidden_ms, exposed_ms = overlap.seconds * 1000 + theirs, (now - overlap.committed_at) * 1000
         return TransferStats(self.sent, len(self.checksums), overlap.bytes, hidden_ms, exposed_ms)

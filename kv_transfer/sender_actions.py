@@ -73,9 +73,9 @@ class SenderActions:
             case Action.TELL_REFUSED, wire.Refuse():
                 self.counts.refused += 1
                 self.events.append(Refused(t.id, message.code, message.reason, message.retryable))
-            case Action.TELL_DONE, _:
+            case Action.TELL_DONE, wire.Adopted():
                 self.counts.done += 1
-                self.events.append(Done(t.id, t.stats(self.now)))
+                self.events.append(Done(t.id, t.stats(message, self.now)))
             case Action.TELL_LOST, _:
                 if isinstance(message, wire.Abort):
                     t.blame(message.code, message.reason)
