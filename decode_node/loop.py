@@ -1,7 +1,8 @@
 """The decode node's loop: reserve -> land -> adopt -> compute -> reply.
 
 With ``prefill_node.loop`` the only place that knows both the engine and the handoff. A request enters the
-engine when its KV has arrived whole and checked, as a sequence with all of its prompt computed.
+engine when its KV has arrived whole and checked, as a sequence with all of its prompt computed; or, when a
+router finds no prefill node for it, as one with nothing computed.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from decode_node.landing import Arrival, Key, Landing
+from decode_node.reading import Reading
 from kv_transfer import Dropped, Landed, Receiver, ReceiverEvent, Reserved, gauges
 from pagewire.engine.engine import Engine, Finished, StepOutput
 from pagewire.engine.pages import PageLease
+from pagewire.engine.sequence import sequence_of
 from pagewire.engine.slots import slots_of
 from pagewire.errors import RemoteProtocolError, RequestError
 from pagewire.mailbox import NODE_TO_NODE, RouterLost
@@ -25,6 +28,8 @@ from pagewire.messages import (
     Hello,
     Load,
     NodeId,
+    PrefillRequest,
+    PromptLogprobs,
     Spans,
 )
 from pagewire.replies import Outbox, Replies, token_item
@@ -35,12 +40,13 @@ LAYERS_A_LOOK = 4  # layers of a step between two looks at what has arrived
 
 @dataclass(slots=True, eq=False)
 class Live:
-    """An attempt that was adopted. ``open`` counts its choices that still run."""
+    """An attempt that was adopted, or is read here. ``open`` counts its choices that still run."""
 
     router: NodeId
     deadline: float
     watch: Stopwatch
     open: int
+    reading: Reading | None = None
 
 
 class DecodeNode:
@@ -63,7 +69,7 @@ class DecodeNode:
         """One round. False if nothing was computed: the caller may sleep until something arrives."""
         now = self._clock()
         for router, message in self._outbox.drain():
-            self._receive(router, message)
+            self._receive(router, message, now)
         for event in [*self._events, *self._receiver.poll(now)]:
             self._transferred(event, now)
         self._events.clear()
@@ -98,8 +104,11 @@ class DecodeNode:
 
     # --- messages -------------------------------------------------------------------------------------------
 
-    def _receive(self, router: NodeId, message: object) -> None:
+    def _receive(self, router: NodeId, message: object, now: float) -> None:
         match message:
+            case PrefillRequest(request, attempt):
+                if (request, attempt) not in self._live:
+                    self._read(router, message, now)
             case Cancel(request, attempt, None):
                 self._cancel(lambda key, _: key == (request, attempt))
             case Cancel(request, attempt, int(choice)):
@@ -124,6 +133,17 @@ class DecodeNode:
             if seq.choices == [choice]:
                 self._release(self._engine.abort(seq))
                 self._ended(key, self._live[key])
+
+    def _read(self, router: NodeId, request: PrefillRequest, now: float) -> None:
+        """Do all of it here: there is no prefill node for it."""
+        key = request.request, request.attempt
+        deadline = now + request.deadline_ms / 1000
+        live = Live(router, deadline, Stopwatch(now), len(request.choices), Reading(Stopwatch(now)))
+        self._live[key] = live
+        try:
+            self._engine.admit(sequence_of(request, self._engine.config.max_model_len))
+        except RequestError as error:
+            self._fail(key, live, error.code, str(error), retryable=False)
 
     # --- the handoff ----------------------------------------------------------------------------------------
 
@@ -193,17 +213,30 @@ class DecodeNode:
 
     def _reply(self, out: StepOutput, began: float) -> None:
         now = self._clock()
+        for seq, start, _, _ in out.computed:
+            if (reading := self._live[seq.request, seq.attempt].reading) is not None:
+                reading.computed(start, began)
+        for seq, scores in out.prompt_logprobs:
+            reply = PromptLogprobs(seq.request, seq.attempt, scores.logprobs, scores.top)
+            self._replies.prompt(self._live[seq.request, seq.attempt].router, reply)
         for token in out.tokens:
-            key = token.seq.request, token.seq.attempt
-            live = self._live[key]
-            self._replies.token(live.router, token_item(token))
-            if FIRST_STEP not in live.watch.ms:
-                live.watch.lap(QUEUE, began)
-                live.watch.lap(FIRST_STEP, now)
-                self._replies.spans(live.router, self._spans(key, live))
+            router = self._live[token.seq.request, token.seq.attempt].router
+            self._replies.token(router, token_item(token))
+        for key in {(token.seq.request, token.seq.attempt) for token in out.tokens}:
+            self._time(key, self._live[key], began, now)
         for finished in out.finished:
             self._finished(finished)
         self._replies.flush(self._outbox)
+
+    def _time(self, key: Key, live: Live, began: float, now: float) -> None:
+        """Its first tokens are there: say what they took."""
+        if live.reading is not None:
+            self._replies.spans(live.router, live.reading.spans(key, self._hello, now))
+            live.reading, live.watch.mark = None, now
+        elif FIRST_STEP not in live.watch.ms:
+            live.watch.lap(QUEUE, began)
+            live.watch.lap(FIRST_STEP, now)
+            self._replies.spans(live.router, self._spans(key, live))
 
     def _finished(self, finished: Finished) -> None:
         self._engine.pool.release(finished.lease)

@@ -7,6 +7,7 @@ finished sequence's lease stays with its job until the decode node has adopted t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from kv_transfer import Done, Granted, Lost, Refused, Sender, SenderEvent, gauges
@@ -124,21 +125,23 @@ class PrefillNode:
     # --- the handoff ----------------------------------------------------------------------------------------
 
     def _reserve(self, now: float) -> None:
-        """Ask for room on the decode side, about one batch ahead of the computation."""
-        ahead = self._engine.scheduler.queued_tokens + sum(
-            len(job.request.tokens) for job in self._jobs if job.reserving
-        )
+        """Ask for room on the decode side, about one batch ahead of the computation.
+
+        Each decode node is asked for so much: one that has no room holds up nobody else.
+        """
+        computing = self._engine.scheduler.queued_tokens
+        ahead: Counter[str] = Counter()
         for job in self._jobs:
-            if ahead >= self._ahead:
-                return
-            if not job.queued:
+            if job.reserving:
+                ahead[job.request.decode.address] += len(job.request.tokens)
+        for job in self._jobs:
+            address, tokens = job.request.decode.address, job.request.tokens
+            if not job.queued or computing + ahead[address] >= self._ahead:
                 continue
             job.watch.lap(QUEUE, now)
-            ahead += len(job.request.tokens)
+            ahead[address] += len(tokens)
             payload = NODE_TO_NODE.encode(job.handoff(now))
-            address, left = job.request.decode.address, job.deadline - now
-            transfer = self._sender.reserve(address, len(job.request.tokens), payload, left, now)
-            self._jobs.bind(job, transfer)
+            self._jobs.bind(job, self._sender.reserve(address, len(tokens), payload, job.deadline - now, now))
 
     def _transferred(self, event: Granted | Refused | Done | Lost, now: float) -> None:
         job = self._jobs.moving(event.transfer)

@@ -8,7 +8,7 @@ method is an event and returns what is to be done, in order. Rules:
   prefill).
 - If a node that the attempt still needs is lost or fails, the attempt is cancelled on the others and its
   unfinished choices go on in new attempts, which carry the tokens already emitted. Attempt numbers are
-  never used twice.
+  never used twice. Where no prefill node comes, or none reaches the decode node, that one does all of it.
 - Each choice ends once (``ChoiceEnd``), the request ends once and last (``End``), and nothing follows.
 """
 
@@ -34,6 +34,7 @@ from router.placement import Pair, Query
 MAX_RETRIES = 3  # a choice
 MAX_HELD = 64  # tokens of a choice that came before their turn
 GAP_S = 2.0  # how long a missing token may stay missing
+ALONE_S = 1.0  # that a request waits for a prefill node before a decode node reads its prompt
 BACKOFF_S = 0.1  # before a node that failed is asked again; four times as long with each retry
 
 
@@ -72,6 +73,7 @@ class Dispatch:
         self._choices = [_Choice() for _ in range(job.sampling.n)]
         self._live: dict[int, _Attempt] = {}
         self._tried: set[Peer] = set()
+        self._cut_off = False  # a prefill node could not reach its decode node
         self._retry_at = 0.0
         self._waiting_since: float | None = None
         self._cause: PagewireError = Unavailable("no prefill and decode node can take the request now")
@@ -105,6 +107,7 @@ class Dispatch:
             self._end(_error_of(failed))
             return self._take()
         self._tried.update(attempt.pair[:2])
+        self._cut_off = self._cut_off or failed.code in _CUT_OFF
         self._retry(now, attempt, _error_of(failed), back_off=True)
         return self._take()
 
@@ -163,6 +166,8 @@ class Dispatch:
         for group in groups:
             query = self._query(group)
             pair = self._choose(query, frozenset(self._tried))
+            if pair is None and self._waiting_since is not None and now - self._waiting_since >= ALONE_S:
+                pair = self._choose(query._replace(alone=True), frozenset(self._tried))
             if pair is None or (now < self._retry_at and not self._tried.isdisjoint(pair[:2])):
                 if self._waiting_since is None:
                     self._waiting_since = now
@@ -176,7 +181,7 @@ class Dispatch:
         emitted = self._choices[group[0]].emitted
         assert self.job.sampling.max_tokens is not None
         reserve = len(self.job.tokens) + len(group) * self.job.sampling.max_tokens
-        return Query(self.job.tokens + emitted, reserve, self.job.cache_salt)
+        return Query(self.job.tokens + emitted, reserve, self.job.cache_salt, self._cut_off)
 
     def _open(self, now: float, group: list[int], pair: Pair, query: Query) -> None:
         attempt = _Attempt(len(self.pairs), pair, set(group))
@@ -259,7 +264,8 @@ class Dispatch:
 
     def _close(self, attempt: _Attempt, tell: tuple[Peer, ...]) -> None:
         del self._live[attempt.number]
-        self._out.extend(Stop(peer, Cancel(self.job.request, attempt.number)) for peer in tell)
+        for peer in dict.fromkeys(tell):
+            self._out.append(Stop(peer, Cancel(self.job.request, attempt.number)))
         self._out.append(Closed(attempt.number))
 
     def _end(self, error: PagewireError | None, reason: str = "error") -> None:
@@ -273,6 +279,7 @@ class Dispatch:
         self._out.append(End(error))
 
 
+_CUT_OFF = ("peer_lost", "stalled")  # how a handoff ends between nodes that do not reach each other
 _CLIENTS_FAULT = (RequestError.code, PromptTooLong.code, "too_long")
 
 

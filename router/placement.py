@@ -16,15 +16,17 @@ from router.fleet import Fleet, Node
 
 
 class Query(NamedTuple):
-    """What is to be placed. ``reserve`` is how many tokens it may hold at its end."""
+    """What is to be placed. ``reserve`` is how many tokens it may hold at its end. ``alone``: a decode node
+    may read the prompt itself, where there is no prefill node that has not been tried."""
 
     tokens: Sequence[int]
     reserve: int
     cache_salt: str = ""
+    alone: bool = False
 
 
 class Pair(NamedTuple):
-    """The chosen nodes; ``address`` is where the handoff reaches the decode node."""
+    """The chosen nodes, perhaps the same one; ``address`` is where the handoff reaches the decode node."""
 
     prefill: Peer
     decode: Peer
@@ -72,9 +74,14 @@ class Ledger:
 
 
 def choose(fleet: Fleet, ledger: Ledger, query: Query, tried: frozenset[Peer]) -> Pair | None:
-    """The best pair now, or None. Nodes in ``tried``, and silent ones, only where there are no others."""
+    """The best pair now, or None. Nodes in ``tried``, and silent ones, only where there are no others.
+
+    The decode node alone stands in for both as a last resort: whoever decodes there has to wait meanwhile.
+    """
     prefill = _best((_prefill_score(n, ledger, tried), n) for n in fleet.of(PREFILL))
     decode = _best((_decode_score(n, ledger, tried), n) for n in fleet.of(DECODE))
+    if decode is not None and query.alone and (prefill is None or prefill.peer in tried):
+        prefill = decode
     if prefill is None or decode is None:
         return None
     return Pair(prefill.peer, decode.peer, decode.hello.address)

@@ -90,11 +90,19 @@ class World:
         self._ids = itertools.count()
 
     def ask(
-        self, tokens: list[int], params: SamplingParams, name: str | None = None, seed: int = 7
+        self,
+        tokens: list[int],
+        params: SamplingParams,
+        name: str | None = None,
+        seed: int = 7,
+        *,
+        reader: str = PREFILL,
+        address: str = "d",
     ) -> RequestId:
+        """What a router does for a request, whose prompt the node of role ``reader`` is to read."""
         request = RequestId(name or f"r{next(self._ids)}")
-        target = DecodeTarget(NodeId("d"), Epoch("de"), "d")
-        self.posts[PREFILL].inbox.append(
+        target = DecodeTarget(NodeId("d"), Epoch("de"), address)
+        self.posts[reader].inbox.append(
             (
                 ROUTER,
                 PrefillRequest(

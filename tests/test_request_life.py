@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from kv_transfer.transports.base import Arrived, Peer
 from kv_transfer.transports.loopback import Loopback
 from pagewire.engine.build import build_engine
 from pagewire.mailbox import NODE_TO_NODE
-from pagewire.messages import DECODE, PREFILL, FirstTokens, Handoff, TokenItem
+from pagewire.messages import DECODE, PREFILL, FirstTokens, Handoff, TokenItem, Tokens
 from pagewire.sampling import SamplingParams
 from pagewire.timeline import (
     CACHED_TOKENS,
@@ -307,3 +308,66 @@ def test_a_first_token_beyond_the_vocabulary_is_not_adopted(folder: Path) -> Non
         world.decode.turn()
     assert [type(event) for event in events] == [Lost]
     world.check_nothing_is_held()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_decode_node_alone_gives_the_same_answer(folder: Path, n: int) -> None:
+    params = SamplingParams(temperature=0.9, n=n, max_tokens=6, ignore_eos=True)
+    world = World(folder)
+    request = world.ask(PROMPT, params, reader=DECODE)
+    world.ask(PROMPT[::-1], params)  # and one beside it that comes the usual way
+    world.run()
+    answers = {key: answer for key, answer in world.answers().items() if key[0] == request}
+    expected = colocated(folder, PROMPT, params)
+    assert answers == {(request, c): (tokens, "length") for c, tokens in expected.items()}
+    world.check_nothing_is_held()
+
+
+def test_a_decode_node_alone_tells_the_times_of_both_roles(folder: Path) -> None:
+    world = World(folder)
+    world.ask(PROMPT, GREEDY, reader=DECODE)
+    world.run()
+    prefill, decode = world.spans(DECODE)
+    assert (prefill.role, decode.role) == (PREFILL, DECODE)
+    assert set(prefill.ms) == {QUEUE, PREFILL_COMPUTE, TRANSFER_HIDDEN, TRANSFER_EXPOSED}
+    assert (prefill.counts[CACHED_TOKENS], prefill.counts[TRANSFER_BYTES]) == (0, 0)
+    assert {QUEUE, FIRST_STEP} <= set(decode.ms)
+
+
+def test_a_decode_node_alone_scores_the_prompt(folder: Path) -> None:
+    world = World(folder)
+    params = SamplingParams(temperature=0.0, max_tokens=2, ignore_eos=True, prompt_logprobs=1)
+    world.ask(PROMPT, params, reader=DECODE)
+    world.ask(PROMPT, params)
+    world.run()
+    (alone,), (together,) = (
+        [p for m in world.posts[role].sent if isinstance(m, Tokens) for p in m.prompt_logprobs]
+        for role in (DECODE, PREFILL)
+    )
+    assert (alone.logprobs, alone.top) == (together.logprobs, together.top)
+
+
+def test_a_request_that_a_decode_node_reads_can_be_cancelled_and_refused(folder: Path) -> None:
+    world = World(folder, decode_pages=8)
+    cancelled = world.ask(PROMPT * 2, GREEDY, reader=DECODE)
+    world.turn()
+    world.cancel(cancelled)
+    world.ask(PROMPT * 4, GREEDY, reader=DECODE)  # more pages than there are
+    world.run()
+    assert [(f.code, f.retryable) for f in world.failures()] == [("context_length_exceeded", False)]
+    assert not world.items()
+    world.check_nothing_is_held()
+
+
+def test_a_decode_node_without_room_holds_up_nobody_else(folder: Path) -> None:
+    world = World(folder, prefill_pages=512)
+    for number in range(40):
+        world.ask([number, *PROMPT], GREEDY, address="d")
+    world.ask(PROMPT, GREEDY, address="elsewhere")
+    world.network.end("elsewhere")
+    for _ in range(3):
+        world.now += 0.01
+        world.prefill.turn()  # and nobody at "d" answers
+    asked = Counter(t.peer for t in world.sender._transfers)
+    assert asked[Peer(b"elsewhere")] == 1
+    assert asked[Peer(b"d")] * len(PROMPT) <= 2 * 64 + 2 * len(PROMPT)  # about two batches, no more

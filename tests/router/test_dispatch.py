@@ -5,7 +5,7 @@ from pagewire.mailbox import Peer
 from pagewire.messages import Cancel, Epoch, Failed, NodeId, RequestId, TokenItem
 from pagewire.sampling import SamplingParams
 from router.actions import Action, ChoiceEnd, Closed, End, Handed, Job, Open, Stop
-from router.dispatch import GAP_S, MAX_HELD, Dispatch
+from router.dispatch import ALONE_S, GAP_S, MAX_HELD, Dispatch
 from router.placement import Pair, Query
 
 ID = RequestId("f" * 32)
@@ -27,6 +27,8 @@ class World:
         ranked = sorted(self.nodes, key=lambda node: node in tried)
         prefills = [node for node in ranked if node.node.startswith("prefill")]
         decodes = [node for node in ranked if node.node.startswith("decode")]
+        if query.alone and not [node for node in prefills if node not in tried]:
+            prefills = decodes
         return Pair(prefills[0], decodes[0], "shm://x") if prefills and decodes else None
 
     def token(
@@ -182,6 +184,29 @@ def test_it_waits_for_a_node_to_come_back() -> None:
     world.nodes.append(D1)
     assert len(opens(world.dispatch.tick(5.0))) == 1
     assert world.dispatch.waited == 4.0
+
+
+def test_without_a_prefill_node_decode_does_all_of_it_after_a_while() -> None:
+    world = World(nodes=(D0,))
+    assert not world.started
+    assert not world.dispatch.tick(ALONE_S * 0.9)
+    (opened,) = opens(world.dispatch.tick(ALONE_S))
+    assert opened.pair[:2] == (D0, D0)
+    assert indexes(world.token(D0, 0, now=2.0)) == [0]
+    assert world.dispatch.cancel() == [Stop(D0, Cancel(ID, 0)), Closed(0), ChoiceEnd(0, "abort"), End(None)]
+
+
+def test_decode_does_all_of_it_at_once_where_no_prefill_node_reaches_it() -> None:
+    world = World(nodes=(P0, D0))
+    cut_off = world.dispatch.failed(0.0, P0, failed(code="peer_lost"))
+    again = opens([*cut_off, *world.dispatch.tick(0.5)])
+    assert [opened.pair[:2] for opened in again] == [(D0, D0)]
+
+
+def test_a_full_decode_node_does_not_get_the_prompts_as_well() -> None:
+    world = World(nodes=(P0, D0))
+    world.dispatch.failed(0.0, P0, failed(code="busy"))
+    assert [opened.pair[:2] for opened in opens(world.dispatch.tick(0.5))] == [(P0, D0)]
 
 
 def test_it_does_not_wait_for_ever() -> None:

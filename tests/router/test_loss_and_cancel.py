@@ -103,10 +103,11 @@ async def test_the_only_decode_node_comes_back_in_time(world: World) -> None:
 
 async def test_the_only_prefill_node_comes_back_in_time(world: World) -> None:
     world.cluster.kill("prefill-0")
-    task = asyncio.create_task(world.chat())
-    await world.until(lambda: not world.service.ready)
+    task = asyncio.create_task(world.chat(timing=True))
+    await world.until(lambda: peer("prefill-0") not in [n.peer for n in world.service.fleet.nodes.values()])
+    assert world.service.ready
     world.cluster.join("prefill-0", "e2")
-    assert (await task).status_code == 200
+    assert (await task).json()["timing"]["prefill"]["node"] == "prefill-0"
 
 
 async def test_nothing_stays_behind(crowd: World) -> None:

@@ -46,6 +46,22 @@ def test_a_pair_has_the_decode_address() -> None:
     )
 
 
+ALONE = Query([1, 2, 3], 20, alone=True)
+DECODE_ONLY = Pair(peer("decode-0"), peer("decode-0"), "shm://decode-0")
+
+
+def test_a_decode_node_alone_is_the_last_resort() -> None:
+    assert choose(fleet("decode-0"), Ledger(), ALONE, NO_TRIES) == DECODE_ONLY
+    pair = choose(fleet("prefill-0", "decode-0"), Ledger(), ALONE, NO_TRIES)
+    assert pair == Pair(peer("prefill-0"), peer("decode-0"), "shm://decode-0")
+
+
+def test_a_prefill_node_that_was_tried_is_no_better_than_none() -> None:
+    here, tried = fleet("prefill-0", "decode-0"), frozenset({peer("prefill-0"), peer("decode-0")})
+    assert choose(here, Ledger(), ALONE, tried) == DECODE_ONLY
+    assert choose(here, Ledger(), Query([1, 2, 3], 20), tried) != DECODE_ONLY
+
+
 def test_the_shorter_queue_prefills() -> None:
     here = fleet("prefill-0", "prefill-1", "decode-0")
     load(here, "prefill-0", queued_tokens=500, pages_free=64)
