@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from kernels.backend import jit, power_of_two, tl, use_triton
+from kernels.kv_pages_cpu import gather_cpu, rows_of, scatter_cpu
 
 
 def store(k: torch.Tensor, v: torch.Tensor, kv_layer: torch.Tensor, slots: torch.Tensor) -> None:
@@ -25,7 +26,11 @@ def gather(kv: torch.Tensor, slots: torch.Tensor, layers: slice | None = None) -
     """The contiguous slab ``[L', 2, n, Hkv, D]`` of ``slots[n]`` int64 in the given layers (default: all)."""
     assert slots.dtype == torch.int64, slots.dtype
     kv = kv if layers is None else kv[layers]
-    return gather_triton(kv, slots) if use_triton(kv) else gather_torch(kv, slots)
+    if kv.device.type != "cpu":
+        return gather_triton(kv, slots) if use_triton(kv) else gather_torch(kv, slots)
+    slab = torch.empty(*kv.shape[:2], slots.shape[0], *kv.shape[4:], dtype=kv.dtype)
+    gather_cpu(rows_of(kv), slots.numpy(), kv.shape[3], slab.view(-1).view(torch.uint8).numpy())
+    return slab
 
 
 def scatter(kv: torch.Tensor, slots: torch.Tensor, slab: torch.Tensor, layers: slice | None = None) -> None:
@@ -34,7 +39,10 @@ def scatter(kv: torch.Tensor, slots: torch.Tensor, slab: torch.Tensor, layers: s
     kv = kv if layers is None else kv[layers]
     assert slab.shape == (kv.shape[0], 2, slots.shape[0], *kv.shape[4:]), (slab.shape, kv.shape, slots.shape)
     assert slab.dtype == kv.dtype, (slab.dtype, kv.dtype)
-    (scatter_triton if use_triton(kv) else scatter_torch)(kv, slots, slab)
+    if kv.device.type != "cpu":
+        (scatter_triton if use_triton(kv) else scatter_torch)(kv, slots, slab)
+    else:
+        scatter_cpu(rows_of(kv), slots.numpy(), kv.shape[3], slab.reshape(-1).view(torch.uint8).numpy())
 
 
 def copy_pages(kv: torch.Tensor, src: list[int], dst: list[int]) -> None:

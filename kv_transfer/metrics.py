@@ -44,7 +44,11 @@ class ReceiverCounts:
     out_of_range: int = 0
     forged: int = 0
     corrupt: int = 0
+    version: int = 0  # of another major version of the handoff
     malformed: int = 0
+    denied: int = 0  # connections whose key may not come here
+    failed: int = 0  # connections without a right handshake
+    crowded: int = 0  # strangers that were hung up on, being too many
 
 
 def as_dict(counts: SenderCounts | ReceiverCounts) -> dict[str, int]:

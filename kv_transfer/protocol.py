@@ -184,12 +184,13 @@ SENDER: Table[SenderState] = {
             _E.RETRY: (_S.COMMITTED, [_A.SEND_COMMIT]),
         },
     ),
-    _S.DONE: _ended(_S.DONE, {}),
-    _S.REFUSED: _ended(_S.REFUSED, {}),
+    # A repeated RESERVE that comes after the receiver has forgotten, or died, reserves once more.
+    _S.DONE: _ended(_S.DONE, {e: (_S.DONE, [_A.COUNT_LATE, _A.SEND_ABORT]) for e in _STOP_IT}),
+    _S.REFUSED: _ended(_S.REFUSED, {e: (_S.REFUSED, [_A.COUNT_LATE, _A.SEND_ABORT]) for e in _STOP_IT}),
     _S.LOST: _ended(
         _S.LOST,
         {
-            **{event: (_S.LOST, [_A.COUNT_LATE, _A.SEND_ABORT]) for event in _STOP_IT},
+            **{e: (_S.LOST, [_A.COUNT_LATE, _A.SEND_ABORT]) for e in _STOP_IT},
             _E.ABORT: (_S.LOST, []),  # both gave up at once
         },
     ),
@@ -263,7 +264,14 @@ RECEIVER: Table[ReceiverState] = {
         },
     ),
     _R.ADOPTED: _ended(_R.ADOPTED, {_E.COMMIT: (_R.ADOPTED, [_A.COUNT_LATE, _A.SEND_ADOPTED])}),
-    _R.REFUSED: _ended(_R.REFUSED, {_E.RESERVE: (_R.REFUSED, [_A.COUNT_LATE, _A.SEND_REFUSE])}),
+    _R.REFUSED: _ended(
+        _R.REFUSED,
+        {
+            _E.RESERVE: (_R.REFUSED, [_A.COUNT_LATE, _A.SEND_REFUSE]),
+            # It was granted once before, and that is forgotten.
+            **{e: (_R.REFUSED, [_A.COUNT_LATE, _A.SEND_ABORT]) for e in (_E.DATA, _E.COMMIT)},
+        },
+    ),
     _R.DROPPED: _ended(
         _R.DROPPED,
         {

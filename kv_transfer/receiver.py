@@ -9,6 +9,10 @@ peer can reach the pages, and a late, repeated, forged or corrupt frame changes 
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
+
 import numpy as np
 import zmq
 
@@ -23,8 +27,11 @@ from kv_transfer.store import PageSink, Slots
 from kv_transfer.transfers import Transfer
 from kv_transfer.transports.base import Arrived, Listener, Peer
 from kv_transfer.wire import Buffer, TransferId
+from pagewire.audit import Audit
 from pagewire.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from pagewire.layout import KVLayout
+
+log = logging.getLogger("pagewire.handoff")
 
 
 class Receiver:
@@ -41,13 +48,20 @@ class Receiver:
         epoch: str,
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
+        *,
+        stopwatch: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Raises ConfigError if not even one layer of one token fits a frame."""
+        """``stopwatch`` gives seconds; it measures work and decides nothing. Raises ConfigError if not even
+        one layer of one token fits a frame.
+        """
         self._transport = transport
         self._layout = layout
         self._limits = limits or Limits()
         self._timeouts = timeouts or Timeouts()
+        self._stopwatch = stopwatch
+        self._began = 0.0  # when the frame in hand was begun to be received
         self._probe_at = 0.0
+        self._audit = Audit(log)
         self._acts = ReceiverActions(transport, store, epoch, self._limits, self._timeouts)
         self._transfers = self._acts.transfers
         self.counts = self._acts.counts
@@ -116,11 +130,14 @@ class Receiver:
     def poll(self, now: float) -> list[ReceiverEvent]:
         """Take in what has arrived, write what is good, sweep deadlines. Never blocks."""
         self._acts.now = now
+        self._began = self._stopwatch()
         for arrived in self._transport.receive():
             self._arrive(arrived)
+            self._began = self._stopwatch()
         self._lose()
         for t, event in self._transfers.overdue(now):
             self._acts.fire(t, event)
+        self.counts.denied, self.counts.failed, self.counts.crowded = self._transport.refusals
         events, self._acts.events = self._acts.events, []
         return events
 
@@ -146,8 +163,13 @@ class Receiver:
     def _arrive(self, arrived: Arrived) -> None:
         try:
             message = wire.decode(arrived.head, arrived.body)
-        except RemoteProtocolError:
+        except wire.OtherVersion as error:
+            self.counts.version += 1
+            self._audit.note(self._acts.now, f"refused a frame of {self._named(arrived)}: {error}")
+            return
+        except RemoteProtocolError as error:
             self.counts.malformed += 1
+            self._audit.note(self._acts.now, f"refused a frame of {self._named(arrived)}: {error}")
             return
         t = self._find(message.transfer, arrived.peer)
         if not t.owns(arrived.peer, message.epoch):
@@ -163,6 +185,10 @@ class Receiver:
                 self._settle(t)
             case _:
                 self._acts.fire(t, Event[message.name], message)
+
+    @staticmethod
+    def _named(arrived: Arrived) -> str:
+        return arrived.peer.decode("ascii", "backslashreplace")
 
     def _find(self, transfer: TransferId, peer: Peer) -> Transfer[ReceiverState]:
         unknown = Transfer(transfer, peer, "", ReceiverState.NONE, "unknown", "no such transfer")
@@ -208,6 +234,7 @@ class Receiver:
                 self.counts.duplicate += 1
             case Place.EMPTY if wire.checksum(body) == message.checksum:
                 self._acts.fire(t, Event.DATA, message, body)
+                t.landing.seconds += self._stopwatch() - self._began
                 self._settle(t)
             case Place.EMPTY:
                 t.blame("corrupt", "a frame's bytes do not match its checksum")

@@ -77,7 +77,8 @@ class ReceiverActions:
                 reason = t.reason[: wire.MAX_REASON]
                 self._send(t, wire.Refuse(t.id, self._epoch, t.code[:64], reason, t.retryable))
             case Action.SEND_ADOPTED:
-                self._send(t, wire.Adopted(t.id, self._epoch))
+                landing = t.landing if isinstance(t, Incoming) else None  # None: it is said again
+                self._send(t, wire.Adopted(t.id, self._epoch, round(landing.seconds * 1e6) if landing else 0))
             case Action.MISUSE:
                 raise LocalProtocolError(f"{event.name} is not allowed while {t.state.name}")
             case _:

@@ -156,7 +156,13 @@ class Commit(_Header):
 
 @dataclass(frozen=True, slots=True)
 class Adopted(_Header):
-    """Receiver: the KV is mine now."""
+    """Receiver: the KV is mine now. ``landing_us`` is the time that it worked to take the frames in."""
+
+    landing_us: int
+
+    def __post_init__(self) -> None:
+        _Header.__post_init__(self)
+        _whole("landing_us", self.landing_us, 0, 1 << 62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,10 @@ TYPES: tuple[type[Any], ...] = (Reserve, Grant, Refuse, Data, Credit, Commit, Ad
 _NUMBER = {cls: number for number, cls in enumerate(TYPES, start=1)}
 _WITH_BODY = (Reserve, Data, Commit)
 _NAMES = {cls: tuple(cls.__dataclass_fields__) for cls in TYPES}
+
+
+class OtherVersion(RemoteProtocolError):
+    """The frame is of another major version: nothing behind its first bytes can be read."""
 
 
 class Preamble(NamedTuple):
@@ -216,9 +226,7 @@ def decode_preamble(data: Buffer) -> Preamble:
     if magic != MAGIC:
         raise RemoteProtocolError("not a frame of pagewire")
     if major != MAJOR:
-        raise RemoteProtocolError(
-            f"the peer speaks version {major}.{minor} of the handoff, we {MAJOR}.{MINOR}"
-        )
+        raise OtherVersion(f"the peer speaks version {major}.{minor} of the handoff, we {MAJOR}.{MINOR}")
     if not 1 <= number <= len(TYPES):
         raise RemoteProtocolError(f"unknown frame type {number}")
     cls = TYPES[number - 1]

@@ -11,28 +11,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, cast
 
 import zmq
 import zmq.asyncio
 
+from pagewire import __version__
 from pagewire import messages as m
-from pagewire.codec import MAX_MESSAGE_BYTES, Codec
+from pagewire.audit import Audit, clean
+from pagewire.codec import MAX_MESSAGE_BYTES, Codec, fingerprint, unseal
 from pagewire.errors import ConfigError, RemoteProtocolError
-from pagewire.messages import Beat, Epoch, Hello, Load, NodeId, Welcome
+from pagewire.guard import Refusals
+from pagewire.messages import DECODE, PREFILL, ROUTER, Beat, Epoch, Hello, Load, NodeId, Welcome
 from pagewire.secret import apply_client, apply_server, require_for
 
 BEAT_EVERY_S = 0.5
 LOST_AFTER_S = 3.0
+_HANDSHAKE_MS = 2500
 _QUEUE = 10_000  # messages held for a peer that does not read; beyond it, sends report failure
 
 TO_ROUTER = Codec(m.Hello, m.Beat, m.Tokens, m.Failed)
 TO_NODE = Codec(m.Welcome, m.Beat, m.PrefillRequest, m.Cancel)
 NODE_TO_NODE = Codec(m.Handoff, m.FirstTokens)  # these ride inside kv_transfer's frames
+
+SPEAKS = f"{__version__}+{fingerprint(TO_ROUTER, TO_NODE, NODE_TO_NODE)}"  # what Hello calls its version
+_HELLO = {f.name for f in fields(Hello)}
+
+log = logging.getLogger("pagewire.mailbox")
 
 
 class Peer(NamedTuple):
@@ -51,7 +61,7 @@ class RouterMailbox:
         self._socket = self._context.socket(zmq.ROUTER)
         _bound(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._guard = apply_server(self._socket, secret)
+        self._guard = apply_server(self._socket, secret, ROUTER, (PREFILL, DECODE))
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -59,15 +69,35 @@ class RouterMailbox:
             raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.refused = 0  # messages that were not well-formed
+        self._audit = Audit(log)
+
+    @property
+    def refusals(self) -> Refusals:
+        """Connections that were not let in."""
+        return Refusals() if self._guard is None else self._guard.refusals
 
     async def receive(self) -> tuple[Peer, Any]:
         """The next well-formed message and who sent it."""
         while True:
-            frames = await self._socket.recv_multipart()
+            frames = await self._socket.recv_multipart(copy=False)
+            if self._guard is not None:
+                self._guard.met(frames[0])
+            parts = [frame.bytes for frame in frames]
             try:
-                return _received(frames)
-            except RemoteProtocolError:
-                self.refused += 1
+                return _received(parts, "" if self._guard is None else str(frames[-1].get("User-Id")))
+            except RemoteProtocolError as error:
+                self._refuse(parts, str(error))
+
+    def _refuse(self, parts: list[bytes], why: str) -> None:
+        """Count a message that cannot be taken; a node of another version is told so."""
+        self.refused += 1
+        if len(parts) == 2 and (version := _foreign(parts[1])) is not None:
+            why = f"version {clean(version, 40)} does not go with {SPEAKS}"
+            with contextlib.suppress(zmq.ZMQError):
+                answer = TO_NODE.encode(Welcome(NodeId(""), Epoch(""), refused=why))
+                self._socket.send_multipart([parts[0], answer], flags=zmq.NOBLOCK)
+        name = parts[0].decode("ascii", "backslashreplace")
+        self._audit.note(time.monotonic(), f"refused a message of {name}: {why}")
 
     def send(self, peer: Peer, message: object) -> bool:
         """Queue ``message`` for ``peer``. False if it is not connected or does not read."""
@@ -120,6 +150,7 @@ class NodeMailbox:
         self.socket = _pair(self._context, name + "-in", bind=False)
         self._out = _pair(self._context, name + "-out", bind=False)
         self._load = Load()
+        self._unread = 0  # messages of routers that were not well-formed
         self._stopping = False
         self._lines = [_Line(self._dial(address, secret)) for address in routers]
         self._thread = threading.Thread(target=self._run, name="mailbox", daemon=True)
@@ -142,7 +173,7 @@ class NodeMailbox:
 
     def report(self, load: Load) -> None:
         """What the next heartbeats are to say."""
-        self._load = load
+        self._load = replace(load, gauges=load.gauges | {"mailbox_refused": float(self._unread)})
 
     def close(self) -> None:
         """Send what is queued and hang up."""
@@ -162,7 +193,7 @@ class NodeMailbox:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        apply_client(socket, secret)
+        apply_client(socket, secret, self._hello.role, ROUTER)
         socket.connect(address)
         return socket
 
@@ -198,10 +229,12 @@ class NodeMailbox:
     def _hear(self, line: _Line, now: float) -> None:
         with contextlib.suppress(zmq.Again):
             while True:
-                data = line.socket.recv(zmq.NOBLOCK)
+                parts = line.socket.recv_multipart(zmq.NOBLOCK)
                 line.heard = now
-                with contextlib.suppress(RemoteProtocolError):
-                    self._sort(line, data, TO_NODE.decode(data))
+                try:
+                    self._sort(line, parts[0], TO_NODE.decode(parts[0] if len(parts) == 1 else b""))
+                except RemoteProtocolError:
+                    self._unread += 1
 
     def _sort(self, line: _Line, data: bytes, message: Any) -> None:
         match message:
@@ -244,6 +277,7 @@ def _bound(socket: zmq.Socket[Any] | zmq.asyncio.Socket) -> None:
         (zmq.SNDHWM, _QUEUE),
         (zmq.RCVHWM, _QUEUE),
         (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
+        (zmq.HANDSHAKE_IVL, _HANDSHAKE_MS),
         (zmq.HEARTBEAT_IVL, 1000),
         (zmq.HEARTBEAT_TIMEOUT, 3000),
     ):
@@ -270,11 +304,26 @@ def _identity(peer: Peer) -> bytes:
     return f"{peer.node}/{peer.epoch}".encode()
 
 
-def _received(frames: list[bytes]) -> tuple[Peer, Any]:
+def _received(frames: list[bytes], role: str) -> tuple[Peer, Any]:
+    """``role`` is that of the sender's key, "" where there are no keys."""
     if len(frames) != 2:
         raise RemoteProtocolError("a message has two frames")
     try:
         node, epoch = frames[0].decode().rsplit("/", 1)
     except ValueError as error:
         raise RemoteProtocolError("not a node's identity") from error
-    return Peer(NodeId(node), Epoch(epoch)), TO_ROUTER.decode(frames[1])
+    message = TO_ROUTER.decode(frames[1])
+    if role and isinstance(message, Hello) and message.role != role:
+        raise RemoteProtocolError(
+            f"it says that it is a {clean(message.role, 40)} node, with a {role} node's key"
+        )
+    return Peer(NodeId(node), Epoch(epoch)), message
+
+
+def _foreign(data: bytes) -> str | None:
+    """The version in a Hello whose fields are not ours: the one thing that any version may read."""
+    with contextlib.suppress(RemoteProtocolError):
+        match unseal(data):
+            case ["Hello", {"version": str(version), **rest}] if rest.keys() | {"version"} != _HELLO:
+                return version
+    return None

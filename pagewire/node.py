@@ -17,15 +17,14 @@ from typing import Any, Protocol
 import torch
 import zmq
 
-from pagewire import __version__
 from pagewire.engine.build import Built, build_engine
 from pagewire.engine.engine import Engine
 from pagewire.errors import ConfigError
 from pagewire.hub import resolve
-from pagewire.mailbox import NodeMailbox
+from pagewire.mailbox import SPEAKS, NodeMailbox
 from pagewire.messages import Epoch, Hello, NodeId
 from pagewire.node_options import NodeOptions
-from pagewire.secret import load_secret
+from pagewire.secret import secret_for
 from pagewire.status import Reporter
 
 IDLE_S = 0.02  # how long a loop with nothing to compute sleeps before it looks at its deadlines
@@ -58,7 +57,7 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     status = Reporter(options.status_fd)
-    secret = load_secret(options.secret_file) if options.secret_file else None
+    secret = secret_for(options.secret_file, *options.routers, options.handoff)
     torch.set_num_threads(options.threads)
     source = resolve(options.model)
     built = build_engine(
@@ -109,7 +108,7 @@ def _hello(options: NodeOptions, built: Built, epoch: Epoch, address: str, serve
         node=NodeId(options.node_id),
         epoch=epoch,
         role=options.role,
-        version=__version__,
+        version=SPEAKS,
         pid=os.getpid(),
         layout=built.layout,
         address=address,

@@ -1,10 +1,10 @@
-"""The cluster secret: who may connect to a ZeroMQ socket of ours, and the refusal to bind beyond loopback
-without it.
+"""The cluster secret: where it comes from, which keys it gives, and which sockets cannot do without it.
 
-With a secret both ends speak CURVE with the one key pair that the secret gives, so each proves to the other
-that it knows the file, and the bytes between them are encrypted and cannot be replayed. CURVE alone lets
-any client key in; a ZAP handler (https://rfc.zeromq.org/spec/27/) admits just ours. Knows sockets and keys;
-knows no message.
+With a secret both ends of a ZeroMQ connection speak CURVE, so each proves to the other that it knows the
+file, and the bytes between them are encrypted and cannot be replayed. Each side of a connection has a key
+pair of its own name, so that a port can tell who dials it: a mix-up of addresses is refused at the
+handshake. Whoever has the secret can make all of them. Knows keys and addresses; who is let in is watched by
+``pagewire.guard``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import ipaddress
+import os
+import secrets
 import stat
-import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -22,10 +23,10 @@ import zmq
 from zmq.utils import z85
 
 from pagewire.errors import ConfigError
+from pagewire.guard import Guard
 
 MIN_SECRET_BYTES = 32
-_PERSON = b"pagewire-curve-1"  # BLAKE2b personalisation: exactly 16 bytes
-_ZAP = "inproc://zeromq.zap.01"
+_PERSON = b"pagewire-curve-2"  # BLAKE2b personalisation: exactly 16 bytes
 
 
 class KeyPair(NamedTuple):
@@ -52,9 +53,48 @@ def load_secret(path: str | Path) -> bytes:
     return secret
 
 
-def key_pair(secret: bytes) -> KeyPair:
-    """The cluster's CURVE keys: BLAKE2b of the secret is the curve25519 scalar."""
-    scalar = hashlib.blake2b(secret, digest_size=32, person=_PERSON).digest()
+def secret_for(path: str | None, *addresses: str) -> bytes | None:
+    """The secret for a process that uses ``addresses``: that of the file ``path``, if one is given.
+
+    Without one, sockets in the file system need none, since their permissions say who may connect; ports of
+    this host get the one of this user, since all its users can reach them. Raises ConfigError if an address
+    leads beyond this host.
+    """
+    if path is not None:
+        return load_secret(path)
+    for address in addresses:
+        require_for(address, None)
+    if any(urlsplit(address).scheme == "tcp" for address in addresses):
+        return load_secret(own_secret())
+    return None
+
+
+def own_secret() -> Path:
+    """The file with this user's own secret on this host, made when first asked for. Raises ConfigError."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    path = Path(state) / "pagewire" / "secret"
+    if not path.exists():
+        draft = path.with_name(f".secret-{secrets.token_hex(8)}")
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft.touch(mode=0o600)
+            draft.write_bytes(secrets.token_bytes(MIN_SECRET_BYTES))
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(draft)  # another process may be first: then that one's counts
+            draft.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"no secret can be kept in {path.parent}: give --cluster-secret-file"
+            ) from error
+    return path
+
+
+def key_pair(secret: bytes, side: str) -> KeyPair:
+    """The CURVE keys of one side of a connection, such as "router": BLAKE2b of the secret, salted with the
+    side's name of at most 16 letters, is the curve25519 scalar.
+    """
+    salt = side.encode().ljust(hashlib.blake2b.SALT_SIZE, b"\0")
+    scalar = hashlib.blake2b(secret, digest_size=32, person=_PERSON, salt=salt).digest()
     private = z85.encode(scalar)
     return KeyPair(zmq.curve_public(private), private)
 
@@ -78,72 +118,26 @@ def require_for(address: str, secret: bytes | None) -> None:
         raise ConfigError(f"{address} can be reached from other hosts: give --cluster-secret-file")
 
 
-def apply_client(socket: Any, secret: bytes | None) -> None:
-    """Make ``socket``, before it connects, prove the secret and ask for the same proof."""
+def apply_client(socket: Any, secret: bytes | None, side: str, server: str) -> None:
+    """Make ``socket``, before it connects, prove that it is ``side``, and ask for proof that it reached
+    ``server``.
+    """
     if secret is not None:
-        keys = key_pair(secret)
-        socket.setsockopt(zmq.CURVE_SERVERKEY, keys.public)
+        keys = key_pair(secret, side)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, key_pair(secret, server).public)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
 
 
-def apply_server(socket: Any, secret: bytes | None) -> Guard | None:
-    """Make ``socket``, before it binds, admit only peers that know the secret.
+def apply_server(socket: Any, secret: bytes | None, side: str, clients: tuple[str, ...]) -> Guard | None:
+    """Make ``socket``, before it binds, prove that it is ``side``, and admit only ``clients``.
 
     Returns the guard that does so, None without a secret. Stop it after the socket is closed and before the
     context is ended. One guard a context: ZAP is a service of the whole context.
     """
     if secret is None:
         return None
-    keys = key_pair(secret)
-    guard = Guard(socket.context, keys.public)
     socket.setsockopt(zmq.CURVE_SERVER, 1)
-    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, key_pair(secret, side).secret)
     socket.setsockopt(zmq.ZAP_DOMAIN, b"pagewire")
-    return guard
-
-
-class Guard:
-    """The ZAP handler of one context, on a thread of its own: one client key is allowed, all others are
-    not.
-    """
-
-    def __init__(self, context: Any, allowed: bytes) -> None:
-        # A plain context over the same libzmq one: the given one may be for asyncio.
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context.underlying)
-        self._allowed = z85.decode(allowed)
-        self.denied = 0
-        self._socket = self._context.socket(zmq.REP)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(_ZAP)
-        stop = f"inproc://zap-stop-{id(self)}"
-        self._wake = self._context.socket(zmq.PAIR)
-        self._wake.bind(stop)
-        self._stopped = self._context.socket(zmq.PAIR)
-        self._stopped.connect(stop)
-        self._thread = threading.Thread(target=self._run, name="zap", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        if self._thread.is_alive():
-            self._wake.send(b"")
-            self._thread.join()
-            self._wake.close(linger=0)
-
-    def _run(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._stopped, zmq.POLLIN)
-        with contextlib.suppress(zmq.ContextTerminated):
-            while self._stopped not in (ready := dict(poller.poll())):
-                if self._socket in ready:
-                    self._socket.send_multipart(self._answer(self._socket.recv_multipart()))
-        self._socket.close(linger=0)
-        self._stopped.close(linger=0)
-
-    def _answer(self, request: list[bytes]) -> list[bytes]:
-        # version, request id, domain, address, identity, mechanism, credentials (32 bytes of public key)
-        mine = len(request) == 7 and request[5] == b"CURVE" and request[6] == self._allowed
-        self.denied += not mine
-        status = [b"200", b"OK", b"node", b""] if mine else [b"400", b"not allowed", b"", b""]
-        return [b"1.0", request[1] if len(request) > 1 else b"", *status]
+    return Guard(socket, {z85.decode(key_pair(secret, client).public): client for client in clients})

@@ -5,15 +5,19 @@ Pure: events and ``now`` in, answers and changes out. Knows Hello and Beat; know
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pagewire.audit import clean
 from pagewire.mailbox import BEAT_EVERY_S, LOST_AFTER_S, Peer
 from pagewire.messages import DECODE, PREFILL, Beat, Epoch, Hello, Load, NodeId, Welcome
 
 SLEPT_S = 0.5  # between two sweeps
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_MAJOR_MINOR = re.compile(r"(\d{1,6})\.(\d{1,6})(?:[.+]|$)")
 
 
 class NodeJoined(NamedTuple):
@@ -54,6 +58,7 @@ class Fleet:
     suspect_after: float = 1.5
     lost_after: float = LOST_AFTER_S
     nodes: dict[NodeId, Node] = field(default_factory=dict)
+    _had_prefill: bool = False
     _swept: float | None = None
     _replaced: dict[NodeId, deque[Epoch]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=8))
@@ -74,6 +79,7 @@ class Fleet:
         if known is not None:
             self._replaced[hello.node].append(known.hello.epoch)
             changes.append(NodeLost(known.peer, known.hello.role, "it restarted"))
+        self._had_prefill = self._had_prefill or hello.role == PREFILL
         load = Load(pages_free=hello.num_pages, pages_total=hello.num_pages)
         self.nodes[hello.node] = Node(hello, heard=now, welcomed=now, load=load)
         changes.append(NodeJoined(peer))
@@ -83,7 +89,7 @@ class Fleet:
         """A heartbeat. A Welcome in answer asks a node that is not known for its Hello."""
         node = self.get(peer)
         if node is None:
-            return None if peer.epoch in self._replaced[peer.node] else self._welcome()
+            return None if peer.epoch in self._replaced.get(peer.node, ()) else self._welcome()
         node.heard, node.suspect, node.load = now, False, beat.load
         return None
 
@@ -133,9 +139,11 @@ class Fleet:
         return (node for node in self.nodes.values() if node.hello.role == role)
 
     @property
-    def paired(self) -> bool:
-        """True if there is a prefill node and a decode node."""
-        return any(self.of(PREFILL)) and any(self.of(DECODE))
+    def able(self) -> bool:
+        """True if requests can be served: with a decode node, and a prefill node now or before. While that is
+        away, decode nodes read prompts themselves.
+        """
+        return self._had_prefill and any(self.of(DECODE))
 
     @property
     def max_model_len(self) -> int | None:
@@ -147,22 +155,32 @@ class Fleet:
 
     def _refusal(self, peer: Peer, hello: Hello) -> str:
         """Why ``hello`` cannot be taken in, or ""."""
+        if not _NAME.fullmatch(hello.node) or len(hello.epoch) > 64:
+            return "a node's name has up to 128 letters, digits, dots, dashes and underscores"
         if peer != (hello.node, hello.epoch):
-            return f"{hello.node} speaks under the name of {peer.node}"
+            return f"{hello.node} speaks under the name of {clean(peer.node, 60)}"
         if hello.role not in (PREFILL, DECODE):
-            return f"unknown role {hello.role!r}"
+            return f"unknown role {clean(hello.role, 60)}"
         if hello.role == DECODE and not hello.address:
             return "a decode node needs a handoff address"
-        if _line(hello.version) != _line(self.version):
-            return f"version {hello.version} does not go with {self.version}"
-        if hello.epoch in self._replaced[hello.node]:
+        if not _goes_with(hello.version, self.version):
+            return f"version {clean(hello.version, 60)} does not go with {self.version}"
+        if hello.epoch in self._replaced.get(hello.node, ()):
             return f"another process has taken the name {hello.node}"
         others = [node for node in self.nodes.values() if node.hello.node != hello.node]
         if others and (wrong := hello.layout.mismatch(others[0].hello.layout)):
-            return f"KV layout differs from that of {others[0].hello.node}: {wrong}"
+            return f"KV layout differs from that of {others[0].hello.node}: {clean(wrong)}"
         return ""
 
 
-def _line(version: str) -> list[str]:
-    """Major and minor: what two processes must have in common to understand each other."""
-    return version.split(".")[:2]
+def _goes_with(theirs: str, ours: str) -> bool:
+    """Whether two versions understand each other: the same major, minors that are neighbours at most, and
+    the same messages, whose fingerprint is behind the "+".
+    """
+    if len({version.partition("+")[2] for version in (theirs, ours)} - {""}) > 1:
+        return False
+    numbers = [_MAJOR_MINOR.match(version) for version in (theirs, ours)]
+    if theirs == ours or None in numbers:
+        return theirs == ours
+    (major, minor), (our_major, our_minor) = ((int(m[1]), int(m[2])) for m in numbers if m is not None)
+    return major == our_major and abs(minor - our_minor) <= 1

@@ -20,7 +20,7 @@ import uvicorn
 from pagewire.errors import ConfigError, Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
-from pagewire.secret import is_local, load_secret
+from pagewire.secret import is_local, secret_for
 from pagewire.status import Reporter
 from pagewire.text.tokenizer import load_tokenizer
 from router.app import make
@@ -54,11 +54,12 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
     """What ``run`` does, on the running loop; cancelling it is as good as a signal, without the grace."""
     source = resolve(options.model)
     tokenizer = load_tokenizer(source)
-    secret = load_secret(options.secret_file) if options.secret_file else None
+    secret = secret_for(options.secret_file, options.mailbox)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(_listen(options.host, options.port))
         mailbox = stack.enter_context(contextlib.closing(RouterMailbox(options.mailbox, secret)))
         service = Service(mailbox, options, tokenizer)
+        service.metrics.watch(mailbox)
         names = options.served_model_names or (source.name,)
         server = _Server(_http_config(options, Front(service, tokenizer, names, int(time.time()))))
         await _serve(options, service, server, listener, on_listening)

@@ -6,11 +6,13 @@ Knows counters, seconds and the fleet; knows no request. Names follow what opera
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pagewire.guard import Refusals
 from router.fleet import Fleet
 
 _LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -25,6 +27,15 @@ _LOADS: tuple[tuple[str, str, str], ...] = (
     ("transfers", "Handoffs in progress on the node.", "transfers"),
     ("steps_total", "Forward steps since the node started.", "steps"),
 )
+
+
+class Door(Protocol):
+    """A mailbox, as far as it turns strangers and what they send away."""
+
+    refused: int
+
+    @property
+    def refusals(self) -> Refusals: ...
 
 
 class Metrics:
@@ -86,9 +97,28 @@ class Metrics:
         ).set_function(inflight)
         registry.register(_Nodes(fleet))
 
+    def watch(self, door: Door) -> None:
+        """Show from now on what ``door`` refused."""
+        self.registry.register(_Refused(door))
+
     def page(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
+
+
+class _Refused(Collector):
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(
+            "pagewire:mailbox_refused_total",
+            "Messages of nodes that could not be read (malformed), and connections that were not let in.",
+            labels=["reason"],
+        )
+        for reason, value in {"malformed": self._door.refused, **self._door.refusals._asdict()}.items():
+            family.add_metric([reason], value)
+        yield family
 
 
 class _Nodes(Collector):

@@ -12,9 +12,8 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
-from pagewire import __version__
 from pagewire.errors import Unavailable
-from pagewire.mailbox import BEAT_EVERY_S, Peer
+from pagewire.mailbox import BEAT_EVERY_S, SPEAKS, Peer
 from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, RequestId, Tokens
 from pagewire.sampling import SamplingParams
 from pagewire.text.stream import TextStream
@@ -50,7 +49,7 @@ class Service:
         self.fleet = Fleet(
             NodeId(name),
             Epoch(secrets.token_hex(8)),
-            __version__,
+            SPEAKS,
             suspect_after=options.suspect_after_s,
             lost_after=options.lost_after_s,
         )
@@ -65,7 +64,7 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self.fleet.paired and not self.draining
+        return self.fleet.able and not self.draining
 
     @property
     def inflight(self) -> int:
@@ -80,7 +79,7 @@ class Service:
         """Raises Unavailable if ``prompts`` more cannot be taken. Asked before any work is spent on them."""
         if self.draining:
             raise Unavailable("the server is shutting down", retry_after=2.0)
-        if not self.fleet.paired:
+        if not self.fleet.able:
             raise Unavailable("no prefill and decode node are ready", retry_after=2.0)
         if len(self.requests) + prompts > self.options.max_inflight:
             raise Unavailable("too many requests are running", status=429)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagewire import messages
-from pagewire.codec import MAX_MESSAGE_BYTES, Codec, build, unpack
+from pagewire.codec import MAX_MESSAGE_BYTES, Codec, build, fingerprint, seal, unpack
 from pagewire.errors import RemoteProtocolError
 from pagewire.layout import DTYPE_BYTES, KVLayout
 from pagewire.messages import Beat, Cancel, Load, PrefillRequest, TokenItem, Welcome
@@ -72,8 +72,12 @@ def refused(data: bytes, codec: Codec = CODEC) -> bool:
 
 
 def pack(value: Any) -> bytes:
-    packed: bytes = msgpack.packb(value)
-    return packed
+    """``value`` as a message, with a right checksum."""
+    return seal(msgpack.packb(value))
+
+
+def unpacked(message: object) -> Any:
+    return msgpack.unpackb(CODEC.encode(message)[8:], strict_map_key=False)
 
 
 # --- the trip ---
@@ -148,7 +152,7 @@ def test_refuses_what_is_not_a_message(value: Any) -> None:
 
 
 def fields_of(message: Any, **changed: Any) -> bytes:
-    name, body = msgpack.unpackb(CODEC.encode(message), strict_map_key=False)
+    name, body = unpacked(message)
     return pack([name, body | changed])
 
 
@@ -173,7 +177,7 @@ def test_refuses_a_value_out_of_its_range() -> None:
         *(messages.RequestId("r"), 1, [0], [1], 1, SamplingParams(logit_bias={4: 1.0}), 0, "", 9),
         messages.DecodeTarget(messages.NodeId("d"), messages.Epoch("e"), "a"),
     )
-    name, body = msgpack.unpackb(CODEC.encode(request), strict_map_key=False)
+    name, body = unpacked(request)
     body["sampling"]["top_p"] = 2.0
     assert refused(pack([name, body]))
 
@@ -209,14 +213,15 @@ def test_refuses_a_layout_without_bytes() -> None:
     ids=lambda b: b[:8].hex(),
 )
 def test_refuses_hostile_msgpack_bare_or_as_the_fields(body: bytes) -> None:
-    assert refused(body)
-    assert refused(b"\x92\xa6Cancel" + body)
+    assert refused(seal(body))
+    assert refused(seal(b"\x92\xa6Cancel" + body))
 
 
 @pytest.mark.parametrize("again", [1, 2])
 def test_refuses_a_field_given_twice(again: int) -> None:
-    assert CANCEL.count(b"\x83") == 1
-    assert refused(CANCEL.replace(b"\x83", b"\x84") + b"\xa7attempt" + bytes([again]))
+    packed = CANCEL[8:]
+    assert packed.count(b"\x83") == 1
+    assert refused(seal(packed.replace(b"\x83", b"\x84") + b"\xa7attempt" + bytes([again])))
 
 
 def test_refuses_an_ext_type_before_it_reaches_a_field() -> None:
@@ -225,12 +230,13 @@ def test_refuses_an_ext_type_before_it_reaches_a_field() -> None:
 
 
 def test_refuses_bytes_after_the_message() -> None:
-    assert refused(CANCEL + b"\xc0")
+    assert refused(seal(CANCEL[8:] + b"\xc0"))
 
 
 def test_refuses_more_bytes_than_the_limit() -> None:
     with pytest.raises(RemoteProtocolError, match="over the limit"):
         unpack(bytes(MAX_MESSAGE_BYTES + 1))
+    assert refused(seal(bytes(MAX_MESSAGE_BYTES)))
 
 
 def test_a_refusal_does_not_repeat_what_the_peer_sent() -> None:
@@ -254,14 +260,25 @@ def decode_or_refuse(data: bytes) -> Any:
         return None
 
 
-@given(st.data())
+def flipped(raw: bytes, data: st.DataObject, most: int) -> bytes:
+    found = bytearray(raw)
+    for bit in data.draw(st.sets(st.integers(0, len(raw) * 8 - 1), min_size=1, max_size=most)):
+        found[bit // 8] ^= 1 << bit % 8
+    return bytes(found)
+
+
+@given(st.sampled_from(CLASSES).flatmap(st.from_type), st.data())
 @settings(deadline=None, max_examples=300)
-def test_flipped_bits_give_a_message_or_a_refusal(data: st.DataObject) -> None:
-    raw = bytearray(CODEC.encode(data.draw(st.from_type(data.draw(st.sampled_from(CLASSES))))))
-    for _ in range(data.draw(st.integers(1, 4))):
-        bit = data.draw(st.integers(0, len(raw) * 8 - 1))
-        raw[bit // 8] ^= 1 << bit % 8
-    result = decode_or_refuse(bytes(raw))
+def test_flipped_bits_are_refused(message: object, data: st.DataObject) -> None:
+    assert refused(flipped(CODEC.encode(message), data, 4))
+
+
+@given(st.sampled_from(CLASSES).flatmap(st.from_type), st.data())
+@settings(deadline=None, max_examples=300)
+def test_flipped_bits_under_a_right_checksum_give_a_message_or_a_refusal(
+    message: object, data: st.DataObject
+) -> None:
+    result = decode_or_refuse(seal(flipped(CODEC.encode(message)[8:], data, 4)))
     assert result is None or CODEC.decode(CODEC.encode(result)) == result
 
 
@@ -271,13 +288,22 @@ def test_every_truncation_is_refused(message: object) -> None:
     raw = CODEC.encode(message)
     for end in range(0, len(raw), max(1, len(raw) // 40)):
         assert refused(raw[:end])
+        assert refused(seal(raw[8 : max(8, end)]))
 
 
 @given(st.binary(max_size=60))
 @settings(deadline=None, max_examples=500)
 def test_noise_is_refused(noise: bytes) -> None:
-    assert decode_or_refuse(noise) is None
-    assert decode_or_refuse(b"\x92\xa4Beat" + noise) is None
+    assert refused(noise)
+    assert refused(seal(noise))
+    assert refused(seal(b"\x92\xa4Beat" + noise))
+
+
+def test_a_fingerprint_tells_messages_apart() -> None:
+    assert fingerprint(Codec(Cancel, Beat)) == fingerprint(Codec(Beat), Codec(Cancel))
+    assert len({fingerprint(Codec(cls)) for cls in CLASSES}) == len(CLASSES)
+    more = dataclasses.make_dataclass("Cancel", [("request", str), ("attempt", int)], frozen=True)
+    assert fingerprint(Codec(more)) != fingerprint(Codec(Cancel))
 
 
 plain = st.recursive(
@@ -290,7 +316,7 @@ plain = st.recursive(
 @given(st.sampled_from(CLASSES), st.data())
 @settings(deadline=None, max_examples=300)
 def test_a_field_of_another_type_is_refused_or_the_same_message(cls: type, data: st.DataObject) -> None:
-    name, body = msgpack.unpackb(CODEC.encode(data.draw(st.from_type(cls))), strict_map_key=False)
+    name, body = unpacked(data.draw(st.from_type(cls)))
     body[data.draw(st.sampled_from(sorted(body)))] = data.draw(plain)
     result = decode_or_refuse(pack([name, body]))
     assert result is None or type(result) is cls

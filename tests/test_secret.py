@@ -39,7 +39,7 @@ def test_a_secret_that_is_not_a_file_is_refused(tmp_path: Path, name: str) -> No
 
 
 def test_keys_are_a_function_of_the_secret() -> None:
-    assert key_pair(b"a" * 32) == key_pair(b"a" * 32) != key_pair(b"b" * 32)
+    assert key_pair(b"a" * 32, "x") == key_pair(b"a" * 32, "x") != key_pair(b"b" * 32, "x")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_an_address_on_this_host_does_not(address: str) -> None:
 def _own_key(socket: zmq.Socket) -> None:
     """Knows the server's public key, and brings a key of its own: CURVE alone would let it in."""
     public, secret = zmq.curve_keypair()
-    socket.setsockopt(zmq.CURVE_SERVERKEY, key_pair(b"s" * 32).public)
+    socket.setsockopt(zmq.CURVE_SERVERKEY, key_pair(b"s" * 32, "router").public)
     socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
     socket.setsockopt(zmq.CURVE_SECRETKEY, secret)
 
@@ -78,17 +78,19 @@ def _own_key(socket: zmq.Socket) -> None:
 @pytest.mark.parametrize(
     ("prepare", "heard"),
     [
-        (lambda s: apply_client(s, b"s" * 32), True),
-        (lambda s: apply_client(s, b"w" * 32), False),
-        (lambda s: apply_client(s, None), False),
+        (lambda s: apply_client(s, b"s" * 32, "prefill", "router"), True),
+        (lambda s: apply_client(s, b"w" * 32, "prefill", "router"), False),
+        (lambda s: apply_client(s, b"s" * 32, "decode", "router"), False),
+        (lambda s: apply_client(s, b"s" * 32, "prefill", "decode"), False),
+        (lambda s: apply_client(s, None, "prefill", "router"), False),
         (_own_key, False),
     ],
-    ids=["right", "wrong secret", "no secret", "unknown client key"],
+    ids=["right", "wrong secret", "another side", "to another side", "no secret", "unknown client key"],
 )
 def test_only_who_knows_the_secret_is_heard(prepare: Callable[[zmq.Socket], None], heard: bool) -> None:
     context: zmq.Context = zmq.Context()
     server, client = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
-    guard = apply_server(server, b"s" * 32)
+    guard = apply_server(server, b"s" * 32, "router", ("prefill",))
     server.bind("tcp://127.0.0.1:*")
     prepare(client)
     client.connect(server.getsockopt_string(zmq.LAST_ENDPOINT))

@@ -14,6 +14,7 @@ import numpy as np
 import zmq
 
 from kv_transfer.wire import Buffer
+from pagewire.guard import Refusals
 
 Peer = NewType("Peer", bytes)
 # At the sender a peer is the receiver's address; at the receiver, one connection of one sender.
@@ -70,6 +71,11 @@ class Listener(Transport, Protocol):
 
     @property
     def address(self) -> str: ...
+
+    @property
+    def refusals(self) -> Refusals:
+        """Connections that were not let in, since the start."""
+        ...
 
 
 def private_room(size: int) -> memoryview:

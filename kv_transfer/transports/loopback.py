@@ -11,6 +11,7 @@ from collections.abc import Collection
 from kv_transfer.transports.base import Arrived, Peer, private_room
 from kv_transfer.transports.zeromq import Socket
 from kv_transfer.wire import Buffer
+from pagewire.guard import Refusals
 
 
 class Loopback:
@@ -54,6 +55,10 @@ class LoopbackEnd:
     @property
     def address(self) -> str:
         return self._name.decode()
+
+    @property
+    def refusals(self) -> Refusals:
+        return Refusals()
 
     def room(self, peer: Peer, size: int) -> memoryview | None:
         return private_room(size)

@@ -30,6 +30,7 @@ from kv_transfer.transports.tcp import arrived, inline
 from kv_transfer.transports.zeromq import Dealers, Parts, Router, Socket
 from kv_transfer.wire import MAX_BODY_BYTES, Buffer
 from pagewire.errors import ConfigError, RemoteProtocolError
+from pagewire.guard import Refusals
 
 SCHEME = "shm://"
 _INLINE_BYTES = 16 << 10  # below this a second part is cheaper than the ring
@@ -90,6 +91,10 @@ class ShmListener:
     def forget(self, peer: Peer) -> None:
         if (ring := self._rings.pop(peer, None)) is not None:
             ring.close()
+
+    @property
+    def refusals(self) -> Refusals:
+        return self._router.refusals
 
     def sockets(self) -> list[Socket]:
         return self._router.sockets()

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from kv_transfer.transports.base import Arrived, Peer, private_room
 from kv_transfer.transports.zeromq import Dealers, Parts, Router, Socket
 from kv_transfer.wire import Buffer
+from pagewire.guard import Refusals
 from pagewire.secret import require_for
 
 
@@ -35,6 +36,10 @@ class TcpListener:
 
     def forget(self, peer: Peer) -> None:
         pass  # ZeroMQ has dropped what it held
+
+    @property
+    def refusals(self) -> Refusals:
+        return self._router.refusals
 
     def sockets(self) -> list[Socket]:
         return self._router.sockets()

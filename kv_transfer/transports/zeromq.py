@@ -21,9 +21,11 @@ from zmq.utils.monitor import recv_monitor_message
 from kv_transfer.transports.base import Peer
 from kv_transfer.wire import MAX_BODY_BYTES, Buffer
 from pagewire.errors import ConfigError
+from pagewire.guard import Guard, Refusals
 from pagewire.secret import apply_client, apply_server
 
 MAX_PARTS = 3
+SENDER, RECEIVER = "sender", "receiver"  # the sides of a connection, by which their keys differ
 DEAD_MS = 2500
 _BEAT_MS = 500
 _QUEUE = 8192  # messages to or from one peer; bytes are bounded by credit
@@ -57,7 +59,7 @@ class Router:
         self._socket = self._context.socket(zmq.ROUTER)
         _bound(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._guard = apply_server(self._socket, secret)
+        self._guard = apply_server(self._socket, secret, RECEIVER, (SENDER,))
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -70,7 +72,7 @@ class Router:
 
     def receive(self) -> list[Parts]:
         found = []
-        for parts in _drain(self._socket, 1 + MAX_PARTS):
+        for parts in _drain(self._socket, 1 + MAX_PARTS, self._guard):
             name, *rest = parts
             if len(parts) > 1 + MAX_PARTS or len(rest) != 1 or rest[0]:  # all but probes
                 found.append(Parts(Peer(bytes(name)), rest if len(parts) <= 1 + MAX_PARTS else []))
@@ -78,6 +80,11 @@ class Router:
 
     def lost(self, peers: Collection[Peer]) -> list[Peer]:
         return [peer for peer in peers if self._try(peer, _PROBE) == zmq.EHOSTUNREACH]
+
+    @property
+    def refusals(self) -> Refusals:
+        """Connections that were not let in."""
+        return Refusals() if self._guard is None else self._guard.refusals
 
     def sockets(self) -> list[Socket]:
         return [self._socket]
@@ -175,7 +182,7 @@ class Dealers:
         socket.setsockopt(zmq.IDENTITY, secrets.token_hex(8).encode())
         socket.setsockopt(zmq.CONNECT_TIMEOUT, DEAD_MS)
         socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        apply_client(socket, self._secret)
+        apply_client(socket, self._secret, SENDER, RECEIVER)
         link = _Link(socket, socket.get_monitor_socket(_DOWN))
         try:
             socket.connect(endpoint)
@@ -199,13 +206,15 @@ def _bound(socket: Socket) -> None:
         socket.setsockopt(option, value)
 
 
-def _drain(socket: Socket, most: int) -> Iterator[list[memoryview]]:
+def _drain(socket: Socket, most: int, guard: Guard | None = None) -> Iterator[list[memoryview]]:
     """Messages that are here now, each cut to ``most`` parts and one to show that there were more."""
     for _ in range(_BATCH):
         try:
             frame = socket.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return
+        if guard is not None:
+            guard.met(frame)
         parts = [frame.buffer]
         while frame.more:
             frame = socket.recv(zmq.NOBLOCK, copy=False)

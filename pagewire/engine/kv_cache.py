@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from kernels import kv_pages
+from kernels.kv_pages_cpu import Bytes, gather_cpu, rows_of, scatter_cpu
 from pagewire.errors import ConfigError
 from pagewire.layout import KVLayout
 
@@ -30,6 +31,7 @@ class KVCache:
         self.layout, self.num_pages, self.page_size = layout, num_pages, page_size
         shape = (layout.layers, 2, num_pages, page_size, layout.kv_heads, layout.head_dim)
         self.pages = _zeros(shape, getattr(torch, layout.dtype), torch.device(device))
+        self._rows = rows_of(self.pages) if self.pages.device.type == "cpu" else None
 
     def read(self, slots: Ints, layers: slice = ALL_LAYERS) -> memoryview:
         """Copy out the slab of ``slots``, in their order, as one row of bytes."""
@@ -38,31 +40,35 @@ class KVCache:
 
     def read_into(self, slots: Ints, layers: slice, out: memoryview) -> None:
         """As ``read``, into the bytes ``out``, which are as many and are not kept."""
-        if len(slots) == 0:
-            return
-        pages, index = self.pages[layers], self._index(slots)
-        slab = torch.frombuffer(out, dtype=pages.dtype).view(-1, *self.layout.slab_shape(len(slots))[1:])
-        if pages.device.type == "cpu":
-            torch.index_select(pages.flatten(2, 3), 2, index, out=slab)
+        target = np.frombuffer(out, np.uint8)
+        if self._rows is not None:
+            gather_cpu(self._planes(layers), np.asarray(slots, np.int64), self.page_size, target)
         else:
-            slab.copy_(kv_pages.gather(self.pages, index, layers))
+            slab = kv_pages.gather(self.pages, self._index(slots), layers)
+            target[:] = slab.reshape(-1).view(torch.uint8).cpu().numpy()
 
     def write(self, slots: Ints, layers: slice, data: bytes | bytearray | memoryview) -> None:
         """Copy a slab in; inverse of ``read``. ``data`` is not kept."""
-        if len(slots) == 0:
-            return
-        array = np.frombuffer(data, np.uint8)
-        if not array.flags.writeable:  # torch may not alias memory that nobody may write
-            array = array.copy()
-        shape = (len(range(self.layout.layers)[layers]), *self.layout.slab_shape(len(slots))[1:])
-        slab = torch.from_numpy(array).view(self.pages.dtype).view(shape).to(self.pages.device)
-        kv_pages.scatter(self.pages, self._index(slots), slab, layers)
+        source = np.frombuffer(data, np.uint8)
+        if self._rows is not None:
+            scatter_cpu(self._planes(layers), np.asarray(slots, np.int64), self.page_size, source)
+        else:
+            shape = (len(range(self.layout.layers)[layers]), *self.layout.slab_shape(len(slots))[1:])
+            slab = torch.from_numpy(source.copy()).view(self.pages.dtype).view(shape)
+            kv_pages.scatter(self.pages, self._index(slots), slab.to(self.pages.device), layers)
 
     def copy_pages(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Copy whole pages, (from, to), in every layer."""
         pairs = list(pairs)
         if pairs:
             kv_pages.copy_pages(self.pages, [a for a, _ in pairs], [b for _, b in pairs])
+
+    def _planes(self, layers: slice) -> Bytes:
+        """On the CPU: K and V of ``layers`` in turn, as ``kv_pages_cpu`` sees them."""
+        assert self._rows is not None
+        start, stop, step = layers.indices(self.layout.layers)
+        assert step == 1, layers
+        return self._rows[2 * start : 2 * stop]
 
     def _index(self, slots: Ints) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(slots, np.int64)).to(self.pages.device)

@@ -49,7 +49,7 @@ FRAMES = st.one_of(
     st.tuples(IDS, st.integers(0, 1 << 40), SIZE, U64, BODY).map(
         lambda a: (wire.Commit(a[0], "e", a[1], a[2], a[3], wire.checksum(a[4])), a[4])
     ),
-    st.builds(wire.Adopted, IDS, TEXT).map(lambda m: (m, b"")),
+    st.builds(wire.Adopted, IDS, TEXT, st.integers(0, 1 << 62)).map(lambda m: (m, b"")),
     st.builds(wire.Abort, IDS, TEXT, TEXT, st.text(max_size=512)).map(lambda m: (m, b"")),
 )
 
@@ -91,11 +91,11 @@ def _forge(number: int, header: bytes, body: bytes = b"", body_bytes: int | None
     return fixed + wire._CHECK.pack(wire.checksum(fixed + header)) + header
 
 
-ADOPTED = {"transfer": ID, "epoch": "e"}
+ADOPTED = {"transfer": ID, "epoch": "e", "landing_us": 7}
 
 
 def test_a_forged_head_is_otherwise_good() -> None:
-    assert wire.decode(_forge(7, msgpack.packb(ADOPTED))) == wire.Adopted(ID, "e")
+    assert wire.decode(_forge(7, msgpack.packb(ADOPTED))) == wire.Adopted(ID, "e", 7)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_forged_head_is_otherwise_good() -> None:
         msgpack.packb({**ADOPTED, "transfer": "../../etc"}),
         msgpack.packb({**ADOPTED, "epoch": msgpack.ExtType(1, b"x")}),
         msgpack.packb(list(ADOPTED.values())),
-        b"\x83" + msgpack.packb("epoch") + msgpack.packb("e") + msgpack.packb(ADOPTED)[1:],
+        b"\x84" + msgpack.packb("epoch") + msgpack.packb("e") + msgpack.packb(ADOPTED)[1:],
         msgpack.packb(ADOPTED) + b"\0",
         b"\x91" * 2000 + b"\0",
         b"\xdd\xff\xff\xff\xff",
@@ -170,7 +170,7 @@ def test_an_unknown_type_is_refused(number: int) -> None:
 
 
 def test_another_major_version_is_refused_by_name() -> None:
-    head = bytearray(wire.encode(wire.Adopted(ID, "e")))
+    head = bytearray(wire.encode(wire.Adopted(ID, "e", 7)))
     head[4] = 2
     with pytest.raises(RemoteProtocolError, match=r"version 2\.0 .* 1\.0"):
         wire.decode(bytes(head))
@@ -184,7 +184,7 @@ def test_a_payload_that_was_changed_is_refused() -> None:
 
 def test_we_do_not_send_what_the_other_side_would_refuse() -> None:
     with pytest.raises(LocalProtocolError):
-        wire.encode(wire.Adopted(ID, "e"), b"body")
+        wire.encode(wire.Adopted(ID, "e", 7), b"body")
 
 
 @given(st.lists(U64, unique=True, min_size=2, max_size=20), st.randoms(use_true_random=False))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from pagewire.layout import KVLayout
 from pagewire.mailbox import Peer
 from pagewire.messages import Beat, Epoch, Hello, Load, NodeId, Welcome
@@ -143,9 +145,38 @@ def test_a_restart_alone_may_bring_another_layout() -> None:
     assert not answer.refused
 
 
-def test_another_minor_version_is_refused_and_another_patch_is_not() -> None:
-    assert join(fleet(), 0.0, hello(version="0.2.0"))[0].refused  # type: ignore[union-attr]
-    assert not join(fleet(), 0.0, hello(version="0.1.9"))[0].refused  # type: ignore[union-attr]
+@pytest.mark.parametrize("version", ["0.1.9", "0.2.0", "0.0.3"])
+def test_a_neighbouring_minor_version_is_welcome(version: str) -> None:
+    assert not join(fleet(), 0.0, hello(version=version))[0].refused  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("version", ["1.1.0", "0.3.0", "x", "", "9" * 99 + ".1.0", "1" * 5000])
+def test_other_versions_are_refused_by_name(version: str) -> None:
+    refused = join(fleet(), 0.0, hello(version=version))[0].refused  # type: ignore[union-attr]
+    assert refused.startswith("version ")
+    assert refused.endswith(" does not go with 0.1.0")
+    assert len(refused) < 120
+
+
+def test_other_messages_are_refused_whatever_the_version() -> None:
+    ours = Fleet(NodeId("router"), Epoch("r"), "0.1.0+aaaaaaaa")
+    assert join(ours, 0.0, hello(version="0.1.0+bbbbbbbb"))[0].refused  # type: ignore[union-attr]
+    assert not join(ours, 0.0, hello(version="0.1.1+aaaaaaaa"))[0].refused  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "x" * 129, "a/b"])
+def test_a_name_that_would_not_stay_on_its_line_is_refused(name: str) -> None:
+    assert "name" in join(fleet(), 0.0, hello(name))[0].refused  # type: ignore[union-attr]
+
+
+def test_strangers_leave_nothing_behind() -> None:
+    ours = fleet()
+    for number in range(100):
+        peer = Peer(NodeId(f"n{number}"), Epoch("e"))
+        ours.beat(0.0, peer, Beat(*peer))
+        join(ours, 0.0, hello(f"n{number}", version="9.9.9"))
+    assert not ours._replaced
+    assert not ours.nodes
 
 
 def test_a_false_name_is_refused() -> None:
@@ -177,4 +208,15 @@ def test_the_shortest_context_counts() -> None:
     join(here, 0.0, hello("decode-0", max_model_len=128))
     join(here, 0.0, hello("prefill-0", max_model_len=96))
     assert here.max_model_len == 96
-    assert here.paired
+
+
+def test_it_is_able_once_there_was_a_pair_and_as_long_as_somebody_decodes() -> None:
+    here = fleet()
+    join(here, 0.0, hello("decode-0"))
+    assert not here.able
+    join(here, 0.0, hello("prefill-0"))
+    assert here.able
+    here.drop(Peer(NodeId("prefill-0"), Epoch("a")), "x")
+    assert here.able
+    here.drop(Peer(NodeId("decode-0"), Epoch("a")), "x")
+    assert not here.able
