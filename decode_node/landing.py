@@ -22,7 +22,9 @@ Key = tuple[RequestId, int]
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """A request on its way. ``lease`` is None while it waits for pages; ``cut`` choices will not go on."""
+    """A request on its way. ``lease`` is None while it waits for pages; ``generations`` are those of its
+    pages when it got them. ``cut`` choices will not go on.
+    """
 
     transfer: TransferId
     router: NodeId
@@ -30,6 +32,7 @@ class Arrival:
     deadline: float
     watch: Stopwatch
     lease: PageLease | None = None
+    generations: list[int] | None = None
     cut: set[int] = field(default_factory=set)
 
     @property
@@ -75,6 +78,11 @@ class Landing:
         """Remove an arrival; its lease goes with it to the caller."""
         return self._arrivals.pop(transfer, None)
 
+    def intact(self, arrival: Arrival) -> bool:
+        """True if its pages are what it was given, and nobody has had them meanwhile."""
+        assert arrival.lease is not None
+        return arrival.generations == self._engine.pool.generations(arrival.lease) is not None
+
     def _lease(self, arrival: Arrival) -> bool:
         """Find the prefix that is here already and pages for the rest."""
         engine, seq = self._engine, arrival.seq
@@ -89,5 +97,6 @@ class Landing:
         pool.share(arrival.lease, hit)
         pool.grow(arrival.lease, missing)
         seq.prefix_hit = len(hit) * pool.page_size
+        arrival.generations = pool.generations(arrival.lease)
         engine.cache.count(len(seq.tokens), seq.prefix_hit)
         return True

@@ -160,8 +160,9 @@ class DecodeNode:
 
     def _land(self, out: StepOutput, layers: int) -> None:
         """The step is so many layers deep: take in what arrived meanwhile, so that senders have credit."""
+        now = self._clock()
         if out.computed and layers % LAYERS_A_LOOK == 0 and self._receiver.open_transfers:
-            self._events += self._receiver.poll(self._clock())
+            self._events += self._receiver.poll(now)
 
     def _expect(self, event: Reserved, now: float) -> None:
         try:
@@ -199,6 +200,7 @@ class DecodeNode:
         if not self._receiver.adopt(arrival.transfer):
             self._release(arrival.lease)
             return
+        assert self._landing.intact(arrival), "pages were given away while they were filled"
         seq = arrival.seq
         arrival.watch.lap(LANDING, now)
         live = Live(arrival.router, arrival.deadline, arrival.watch, len(items))

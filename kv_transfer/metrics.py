@@ -62,9 +62,12 @@ class Counted(Protocol):
     def counts(self) -> SenderCounts | ReceiverCounts: ...
     @property
     def open_transfers(self) -> int: ...
+    @property
+    def credit_bytes(self) -> int: ...
 
 
 def gauges(end: Counted) -> dict[str, float]:
     """All figures of one end by name, for a node's heartbeat."""
     counts = {f"transfer_{name}": float(value) for name, value in as_dict(end.counts).items()}
-    return {"transfers_open": float(end.open_transfers)} | counts
+    now = {"transfers_open": float(end.open_transfers), "transfer_credit_bytes": float(end.credit_bytes)}
+    return now | counts

@@ -184,8 +184,8 @@ SENDER: Table[SenderState] = {
             _E.RETRY: (_S.COMMITTED, [_A.SEND_COMMIT]),
         },
     ),
-    # A repeated RESERVE that comes after the receiver has forgotten, or died, reserves once more.
-    _S.DONE: _ended(_S.DONE, {e: (_S.DONE, [_A.COUNT_LATE, _A.SEND_ABORT]) for e in _STOP_IT}),
+    _S.DONE: _ended(_S.DONE, {}),
+    # A repeated RESERVE that comes when the receiver has died or forgotten reserves once more.
     _S.REFUSED: _ended(_S.REFUSED, {e: (_S.REFUSED, [_A.COUNT_LATE, _A.SEND_ABORT]) for e in _STOP_IT}),
     _S.LOST: _ended(
         _S.LOST,

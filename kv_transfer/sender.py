@@ -73,6 +73,11 @@ class Sender:
     def open_transfers(self) -> int:
         return len(self._transfers)
 
+    @property
+    def credit_bytes(self) -> int:
+        """Bytes that all open transfers together may have under way, as far as is known here."""
+        return sum(t.allowed - t.taken for t in self._transfers)
+
     def reserve(
         self, peer_address: str, num_tokens: int, payload: bytes, deadline_s: float, now: float
     ) -> TransferId:

@@ -61,6 +61,9 @@ class RouterMailbox:
         self._socket = self._context.socket(zmq.ROUTER)
         _bound(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        # A node that dials again is heard on its new line, even before the old one is known to be cut: else
+        # its messages would be dropped for as long as the new line holds.
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._guard = apply_server(self._socket, secret, ROUTER, (PREFILL, DECODE))
         try:
             self._socket.bind(address)

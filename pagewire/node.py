@@ -26,6 +26,7 @@ from pagewire.messages import Epoch, Hello, NodeId
 from pagewire.node_options import NodeOptions
 from pagewire.secret import secret_for
 from pagewire.status import Reporter
+from pagewire.watchdog import Watchdog
 
 IDLE_S = 0.02  # how long a loop with nothing to compute sleeps before it looks at its deadlines
 
@@ -78,9 +79,11 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
     hello = _hello(options, built, epoch, address, options.served_model_name or source.name)
     mailbox = NodeMailbox(hello, list(options.routers), secret, refused=refusals.append)
     try:
-        loop = make_loop(hello, built.engine, endpoint, mailbox, time.monotonic)
+        watchdog = Watchdog(options.watchdog_s)
+        loop = make_loop(hello, built.engine, endpoint, mailbox, watchdog.clock)
         config = built.engine.config
         status.ready(dtype=built.layout.dtype, num_pages=config.num_pages, max_model_len=config.max_model_len)
+        watchdog.start()
         while not stop.is_set() and not refusals:
             if not loop.turn():
                 idle_s = min(IDLE_S, endpoint.due_in(time.monotonic()))

@@ -163,19 +163,19 @@ class PrefillNode:
 
     def _stream(self, out: StepOutput, layers: int) -> None:
         """The step is so many layers deep: what is new in the pages goes out while the next ones compute."""
+        now = self._clock()
         if layers == 0:
-            self._begin(out)
+            self._begin(out, now)
         elif layers % self._sender.layer_group and layers != self._layers:
             return
         else:
             for seq, _, end, pages in out.computed:
                 self._publish(seq, pages, end, layers)
         if out.computed and self._sender.open_transfers:
-            self._events += self._sender.poll(self._clock())
+            self._events += self._sender.poll(now)
 
-    def _begin(self, out: StepOutput) -> None:
+    def _begin(self, out: StepOutput, now: float) -> None:
         """Tell the sender which pages are no longer theirs; what is cached of a prompt can go at once."""
-        now = self._clock()
         for seq in out.preempted:
             if (transfer := self._jobs.of(seq).transfer) is not None:
                 self._sender.retract(transfer)

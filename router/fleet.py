@@ -69,14 +69,14 @@ class Fleet:
         if reason := self._refusal(peer, hello):
             return self._welcome(reason), []
         known = self.nodes.get(hello.node)
-        if known is not None and known.peer == peer:
-            known.heard = now
-            if now - known.welcomed < BEAT_EVERY_S * 0.8:
-                return None, []  # a second Welcome would tell the node that we forgot it
-            known.welcomed = now
-            return self._welcome(), []
         changes: list[Change] = []
-        if known is not None:
+        if known is not None and known.peer == peer:
+            if now - known.welcomed < BEAT_EVERY_S * 0.8:
+                known.heard = now
+                return None, []  # a second Welcome would tell the node that we forgot it
+            # A node that was welcomed says Hello again only after it gave us up, with all that it did for us.
+            changes.append(NodeLost(peer, known.hello.role, "it had given this router up"))
+        elif known is not None:
             self._replaced[hello.node].append(known.hello.epoch)
             changes.append(NodeLost(known.peer, known.hello.role, "it restarted"))
         self._had_prefill = self._had_prefill or hello.role == PREFILL

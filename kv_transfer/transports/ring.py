@@ -78,8 +78,8 @@ class RingWriter:
         if self._head == self._tail and at:
             self._head = self._tail = self._head - at + self._size
             at = tail_at = 0
-        # A lap ends where the rest of it is too short. It also ends early, once the first bytes are free again:
-        # memory that was written a moment ago is still in the caches, which takes a third off both copies.
+        # A lap ends where the rest of it is too short. It ends early once the first bytes are free again:
+        # memory that was used a moment ago is still in the caches, which takes a third off both copies.
         early = at >= self._warm and size <= tail_at <= at
         skip = self._size - at if early or at + size > self._size else 0
         if self.used + skip + size > self._size:

@@ -179,6 +179,15 @@ class EngineFlags:
             rich_help_panel="Engine",
         ),
     ] = None
+    watchdog_timeout: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Seconds after which a node ends itself if its loop stands still; 0: never.",
+            rich_help_panel="Engine",
+        ),
+    ] = 60
 
     def options(self, model: str, names: NameFlags, *, nodes: int) -> NodeOptions:
         """A node, one of ``nodes`` on this host, but for its role, its id and its addresses."""
@@ -195,6 +204,7 @@ class EngineFlags:
             max_batch_tokens=self.max_num_batched_tokens,
             max_num_seqs=self.max_num_seqs,
             threads=self.threads or max(1, machine.cores() // nodes),
+            watchdog_s=self.watchdog_timeout,
             prefix_caching=not self.no_prefix_caching,
             served_model_name=names.names[0] if names.names else None,
             log_level=names.log_level,

@@ -77,6 +77,10 @@ class PagePool:
         """How often ``page`` was handed out for new content. Tells a reuse from a share."""
         return self._generation[page]
 
+    def generations(self, lease: PageLease) -> list[int] | None:
+        """Those of all pages of ``lease``; None once it has ended."""
+        return [self._generation[page] for page in lease.pages] if lease in self._leases else None
+
     def lease(self) -> PageLease:
         """A new lease over no page."""
         lease = PageLease()

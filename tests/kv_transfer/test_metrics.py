@@ -30,6 +30,6 @@ def test_a_receivers_gauges_tell_what_is_open_and_what_was_written() -> None:
 def test_every_count_is_a_gauge(counts: type) -> None:
     world = World()
     end = world.sender if counts is SenderCounts else world.receiver
-    names = {"transfers_open"} | {f"transfer_{f.name}" for f in fields(counts)}
+    names = {"transfers_open", "transfer_credit_bytes"} | {f"transfer_{f.name}" for f in fields(counts)}
     assert gauges(end).keys() == names
     assert all(type(value) is float for value in gauges(end).values())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kv_transfer.transports.ring import Ref, RingReader, RingWriter
+from kv_transfer.transports.ring import _START, Ref, RingReader, RingWriter
 from pagewire.errors import RemoteProtocolError
 
 TARGET = memoryview(bytearray(100))
@@ -64,6 +64,26 @@ def test_room_that_was_not_kept_is_given_out_again(ring: tuple[RingWriter, RingR
     for _ in range(3):
         assert writer.claim(80) is not None
     assert writer.used == 0
+
+
+def test_the_same_quarter_is_used_again_while_the_reader_keeps_up() -> None:
+    writer, under_way = RingWriter(100), deque[Ref]()
+    for _ in range(50):
+        ref = _put(writer, bytes(10))
+        assert ref is not None
+        assert ref.offset + ref.size <= _START + 30
+        under_way.append(ref)
+        if len(under_way) == 2:
+            writer.release(under_way.popleft().end)
+    writer.close()
+
+
+def test_a_body_finds_room_wherever_an_empty_ring_stands(ring: tuple[RingWriter, RingReader]) -> None:
+    writer, _ = ring
+    ref = _put(writer, bytes(60))
+    assert ref is not None
+    writer.release(ref.end)
+    assert _put(writer, bytes(90)) is not None
 
 
 def test_memory_from_elsewhere_is_not_in_the_ring(ring: tuple[RingWriter, RingReader]) -> None:

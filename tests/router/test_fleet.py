@@ -49,12 +49,14 @@ def test_a_node_joins() -> None:
     assert changes == [NodeJoined(Peer(NodeId("decode-0"), Epoch("a")))]
 
 
-def test_a_repeated_hello_is_answered_and_changes_nothing() -> None:
+def test_a_node_that_says_hello_again_has_dropped_what_it_had() -> None:
     here = fleet()
     join(here, 0.0, hello())
     answer, changes = join(here, 1.0, hello())
     assert answer is not None
-    assert not changes
+    peer = Peer(NodeId("decode-0"), Epoch("a"))
+    assert changes == [NodeLost(peer, "decode", "it had given this router up"), NodeJoined(peer)]
+    assert here.get(peer) is not None
 
 
 def test_two_hellos_at_once_get_one_answer() -> None:
