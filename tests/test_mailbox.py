@@ -12,7 +12,7 @@ import zmq
 
 from pagewire.errors import ConfigError
 from pagewire.layout import KVLayout
-from pagewire.mailbox import NodeMailbox, Peer, RouterLost, RouterMailbox
+from pagewire.mailbox import TO_ROUTER, NodeMailbox, Peer, RouterLost, RouterMailbox
 from pagewire.messages import Beat, Cancel, Epoch, Failed, Hello, Load, NodeId, RequestId, Welcome
 
 LAYOUT = KVLayout(2, 1, 8, "float32", "m")
@@ -136,3 +136,18 @@ async def test_a_malformed_message_is_counted_and_skipped(router: RouterMailbox)
 async def test_beyond_loopback_needs_a_secret() -> None:
     with pytest.raises(ConfigError, match="secret"):
         RouterMailbox("tcp://0.0.0.0:0")
+
+
+async def test_a_node_that_dials_again_is_heard_before_its_old_line_is_cut(router: RouterMailbox) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    lines = [context.socket(zmq.DEALER) for _ in range(2)]
+    for epoch, line in enumerate(lines):
+        line.setsockopt(zmq.IDENTITY, b"decode-0/e1")
+        line.connect(router.address)
+        line.send(TO_ROUTER.encode(Beat(NodeId("decode-0"), Epoch("e1"), Load(running=epoch))))
+        assert (await until(router, Beat))[1].load.running == epoch
+    assert router.send(Peer(NodeId("decode-0"), Epoch("e1")), welcome())
+    assert await asyncio.to_thread(lines[1].poll, 5000)
+    for line in lines:
+        line.close(linger=0)
+    context.term()
