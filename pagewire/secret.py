@@ -54,7 +54,7 @@ def load_secret(path: str | Path) -> bytes:
 
 
 def secret_for(path: str | None, *addresses: str) -> bytes | None:
-    """The secret for a process that uses ``addresses``: that of the file ``path``, if one is given.
+    """The secret for a process that uses ``addresses`` ("": none): that of the file ``path``, if given.
 
     Without one, sockets in the file system need none, since their permissions say who may connect; ports of
     this host get the one of this user, since all its users can reach them. Raises ConfigError if an address
@@ -62,7 +62,7 @@ def secret_for(path: str | None, *addresses: str) -> bytes | None:
     """
     if path is not None:
         return load_secret(path)
-    for address in addresses:
+    for address in filter(None, addresses):
         require_for(address, None)
     if any(urlsplit(address).scheme == "tcp" for address in addresses):
         return load_secret(own_secret())
