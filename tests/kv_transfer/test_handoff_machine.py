@@ -96,6 +96,7 @@ class HandoffMachine(RuleBasedStateMachine):
         self.sender = Sender(end, self.source, LAYOUT, name, TIMEOUTS, tombstones=3)
 
     def _start_receiver(self) -> None:
+        self.down = False
         self.sink = Store(SLOTS)
         self.sink.check = self._write
         self.free = list(range(SLOTS))
@@ -112,8 +113,23 @@ class HandoffMachine(RuleBasedStateMachine):
         for job in self.jobs.values():
             job.end = job.end or "crash"
 
+    @precondition(lambda self: not self.down)
     @rule()
     def receiver_crashes(self) -> None:
+        """Until it comes back, who polls can see that it is gone."""
+        self.network.leave(Peer(b"decode"))
+        self.landings.clear()
+        self.free = list(range(SLOTS))
+        self.down = True
+
+    @precondition(lambda self: self.down)
+    @rule()
+    def receiver_comes_back(self) -> None:
+        self.lives[1] += 1
+        self._start_receiver()
+
+    @rule()
+    def receiver_crashes_and_is_back_at_once(self) -> None:
         self.network.leave(Peer(b"decode"))
         self.lives[1] += 1
         self._start_receiver()
@@ -188,6 +204,8 @@ class HandoffMachine(RuleBasedStateMachine):
 
     @rule()
     def receiver_polls(self) -> None:
+        if self.down:
+            return
         for event in self.receiver.poll(self.now):
             t, job = event.transfer, self.jobs[event.transfer]
             match event:
@@ -322,6 +340,8 @@ class HandoffMachine(RuleBasedStateMachine):
     def a_good_while(self, part: float, preempted: bool) -> None:
         """Everything works for some rounds, so that transfers get far."""
         self.full = False
+        if self.down:
+            self.receiver_comes_back()
         for _ in range(8):
             self.deliver_all_in_order()
             self.receiver_polls()
@@ -344,6 +364,8 @@ class HandoffMachine(RuleBasedStateMachine):
 
     @invariant()
     def credit_is_conserved_and_bounded(self) -> None:
+        if self.down:
+            return
         windows = [t.landing.window for t in self.receiver._transfers if t.landing is not None]
         assert sum(w.held for w in windows) == self.receiver.credit_bytes <= self.limits.inflight_bytes
         for t in self.sender._transfers:
@@ -354,6 +376,10 @@ class HandoffMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Silence and time: both sides forget everything by themselves, having told of each end once."""
         self.network.air.clear()
+        if self.down:
+            self.sender_polls()
+            assert self.sender.open_transfers == 0, "the receiver is gone, and the sender waits for it"
+            self.receiver_comes_back()
         for _ in range(3):
             self.now += 31.0
             self.sender_polls()

@@ -48,6 +48,21 @@ def test_no_ended_transfer_comes_back() -> None:
     assert all(rule.next is state for table, state in ended for rule in table[state].values())
 
 
+def test_nothing_is_kept_of_what_is_unknown_but_a_reservation() -> None:
+    kept = [(s, e) for s, e in SENDER_CELLS if s is SenderState.NONE and SENDER[s][e].next is not s]
+    kept += [(s, e) for s, e in RECEIVER_CELLS if s is ReceiverState.NONE and RECEIVER[s][e].next is not s]
+    assert kept == [(ReceiverState.NONE, Event.RESERVE), (ReceiverState.NONE, Event.UNFIT)]
+
+
+def test_a_frame_for_what_is_unknown_or_ended_is_counted() -> None:
+    frames = [e for e in Event if e.value <= Event.ABORT.value]
+    ended = [(SENDER[s], s) for s in set(SenderState) - SENDER_OPEN]
+    ended += [(RECEIVER[s], s) for s in set(ReceiverState) - RECEIVER_OPEN]
+    counted = {Action.COUNT_LATE, Action.COUNT_UNKNOWN, Action.TELL_RESERVED}
+    silent = [(s, e) for row, s in ended for e in frames if not counted & set(row[e].actions)]
+    assert sorted(silent, key=str) == [(ReceiverState.DROPPED, Event.ABORT), (SenderState.LOST, Event.ABORT)]
+
+
 def test_a_deadline_ends_every_open_state_and_tells_the_node() -> None:
     rules = [SENDER[s][Event.DEADLINE] for s in SENDER_OPEN]
     rules += [RECEIVER[s][Event.DEADLINE] for s in RECEIVER_OPEN]
