@@ -14,6 +14,8 @@ import numpy as np
 from pagewire.errors import LocalProtocolError
 from pagewire.layout import KVLayout
 
+_EVEN = 64  # tokens: a multiple of the usual page sizes, so that both ends copy whole pages
+
 
 class Part(NamedTuple):
     """A rectangle of tokens x layers: one frame's slab."""
@@ -67,12 +69,19 @@ class Cursor:
             if (left := ready[layers[-1]] - token) <= 0:
                 continue
             each = self._cell * len(layers)
-            tokens = min(left, self._frame_bytes // each)
+            tokens = self._whole(token, left, self._frame_bytes // each)
             affordable = min(tokens, credit // each)
             if affordable == 0 or (affordable < tokens and not idle):
                 return None
             return Part(token, token + affordable, layers.start, layers.stop)
         return None
+
+    @staticmethod
+    def _whole(token: int, left: int, most: int) -> int:
+        """How many of ``left`` tokens go when ``most`` fit: frames that are not the last end with a page."""
+        if left <= most or most < 2 * _EVEN:
+            return min(left, most)
+        return most - (token + most) % _EVEN
 
     def advance(self, part: Part) -> None:
         """``part``, which ``next`` gave, is on its way."""

@@ -40,6 +40,11 @@ def test_frames_cover_every_cell_once_and_fit(
     assert cursor.done
 
 
+def test_frames_end_with_a_page_where_they_can() -> None:
+    parts = _walk(Cursor(LAYOUT, 10, 500, 200 * 24, 3), [500, 500, 500])
+    assert [part.token_stop for part in parts] == [192, 384, 500]
+
+
 def test_a_group_goes_when_its_last_layer_is_there() -> None:
     cursor = Cursor(LAYOUT, 0, 4, 96, 2)
     assert _walk(cursor, [4, 0, 0]) == []
