@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decode_node.landing import Arrival, Key, Landing
 from decode_node.reading import Reading
 from kv_transfer import Dropped, Landed, Receiver, ReceiverEvent, Reserved, gauges
+from pagewire.attempts import Attempts
 from pagewire.engine.engine import Engine, Finished, StepOutput
 from pagewire.engine.pages import PageLease
 from pagewire.engine.sequence import sequence_of
@@ -64,6 +65,7 @@ class DecodeNode:
         self._landing = Landing(engine)
         self._events: list[ReceiverEvent] = []  # that came in the middle of a step
         self._live: dict[Key, Live] = {}
+        self._attempts = Attempts()
 
     def turn(self) -> bool:
         """One round. False if nothing was computed: the caller may sleep until something arrives."""
@@ -107,7 +109,7 @@ class DecodeNode:
     def _receive(self, router: NodeId, message: object, now: float) -> None:
         match message:
             case PrefillRequest(request, attempt):
-                if (request, attempt) not in self._live:
+                if self._attempts.begin(request, attempt):
                     self._read(router, message, now)
             case Cancel(request, attempt, None):
                 self._cancel(lambda key, _: key == (request, attempt))
@@ -169,6 +171,8 @@ class DecodeNode:
             handoff = NODE_TO_NODE.decode_as(Handoff, event.payload)
             if len(handoff.request.tokens) != event.num_tokens:
                 raise RemoteProtocolError("the reservation is not for the request's tokens")
+            if not self._attempts.begin(handoff.request.request, handoff.request.attempt):
+                raise RemoteProtocolError("this attempt was begun here before")
             self._landing.expect(event.transfer, handoff, now)
         except (RemoteProtocolError, RequestError) as error:
             self._receiver.refuse(event.transfer, error.code, str(error), retryable=False)

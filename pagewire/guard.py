@@ -25,8 +25,8 @@ from zmq.utils.monitor import parse_monitor_message
 from pagewire.audit import Audit
 
 NEWCOMERS = 256  # connections from which nothing has been read yet
-NEWCOMER_BYTES = 16 << 20  # that they may have sent, all together
-_LOOK_S = 0.01  # how often those bytes are counted while there are newcomers
+NEWCOMER_BYTES = 9 << 20  # that they may have sent, all together: more than one largest message
+_LOOK_S = 0.005  # how often those bytes are counted while there are newcomers
 _ZAP = "inproc://zeromq.zap.01"
 _BYTES_RECEIVED = struct.Struct("<Q"), 128  # tcpi_bytes_received in Linux's struct tcp_info
 _FAILED = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -101,7 +101,7 @@ class Guard:
             poller.register(socket, zmq.POLLIN)
         with contextlib.suppress(zmq.ContextTerminated):
             while True:
-                ready = dict(poller.poll(int(_LOOK_S * 1000) if self._door else None))
+                ready = dict(poller.poll(round(_LOOK_S * 1000) if self._door else None))
                 if self._stopped in ready:
                     break
                 if self._monitor in ready:

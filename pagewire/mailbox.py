@@ -31,7 +31,8 @@ from pagewire.messages import DECODE, PREFILL, ROUTER, Beat, Epoch, Hello, Load,
 from pagewire.secret import apply_client, apply_server, require_for
 
 BEAT_EVERY_S = 0.5
-LOST_AFTER_S = 3.0
+LOST_AFTER_S = 3.0  # the router gives a silent node up
+GIVEN_UP_AFTER_S = 2.75  # a node a silent router: what it does for a dead one is to end within LOST_AFTER_S
 _HANDSHAKE_MS = 2500
 _QUEUE = 10_000  # messages held for a peer that does not read; beyond it, sends report failure
 
@@ -207,10 +208,13 @@ class NodeMailbox:
         next_beat = 0.0
         while not self._stopping:
             now = time.monotonic()
+            for line in self._silent(now):
+                self._lose(line)
             if now >= next_beat:
-                self._beat(now)
+                self._beat()
                 next_beat = now + BEAT_EVERY_S
-            ready = dict(poller.poll(max(1, int((next_beat - now) * 1000))))
+            due = min((next_beat, *(line.heard + GIVEN_UP_AFTER_S for line in self._lines if line.joined)))
+            ready = dict(poller.poll(max(1, int((due - now) * 1000))))
             for line in self._lines:
                 if line.socket in ready:
                     self._hear(line, time.monotonic())
@@ -222,10 +226,11 @@ class NodeMailbox:
         for inner in (self._inbound, self._outbound):
             inner.close(linger=0)
 
-    def _beat(self, now: float) -> None:
+    def _silent(self, now: float) -> list[_Line]:
+        return [line for line in self._lines if line.joined and now - line.heard >= GIVEN_UP_AFTER_S]
+
+    def _beat(self) -> None:
         for line in self._lines:
-            if line.joined and now - line.heard > LOST_AFTER_S:
-                self._lose(line)
             greeting = Beat(self._hello.node, self._hello.epoch, self._load) if line.joined else self._hello
             _try_send(line.socket, TO_ROUTER.encode(greeting))
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from kv_transfer import Done, Granted, Lost, Refused, Sender, SenderEvent, gauges
+from pagewire.attempts import Attempts
 from pagewire.engine.engine import Engine, Finished, StepOutput
 from pagewire.engine.sequence import Sequence, sequence_of
 from pagewire.engine.slots import slots_of
@@ -56,6 +57,7 @@ class PrefillNode:
         self._clock = clock
         self._replies = Replies(hello)
         self._jobs = Jobs()
+        self._attempts = Attempts()
         self._events: list[SenderEvent] = []  # that came in the middle of a step
         self._ahead = 2 * engine.config.max_batch_tokens  # tokens asked for before they can be computed
 
@@ -98,7 +100,7 @@ class PrefillNode:
     def _receive(self, router: NodeId, message: object, now: float) -> None:
         match message:
             case PrefillRequest(request, attempt):
-                if (request, attempt) not in self._jobs:
+                if self._attempts.begin(request, attempt):
                     self._take(Job.taken(router, message, now), now)
             case Cancel(request, attempt, None):
                 if (job := self._jobs.get((request, attempt))) is not None:

@@ -85,6 +85,11 @@ class Metrics:
         self.generation_tokens = Counter(
             "pagewire:generation_tokens_total", "Tokens given out.", registry=registry
         )
+        self.late_tokens = Counter(
+            "pagewire:late_tokens_total",
+            "Tokens that came when their request had ended: computed for nobody.",
+            registry=registry,
+        )
         self.cached_tokens = Counter(
             "pagewire:prefix_cache_hits_total", "Prompt tokens found in a prefix cache.", registry=registry
         )

@@ -117,6 +117,8 @@ class Requests:
         for item in message.items:
             if member := self._inflight.get(item.request):
                 self._act(member, member.dispatch.token(now, peer, item))
+            else:
+                self._metrics.late_tokens.inc()
         told = {s.request for s in message.spans} | {p.request for p in message.prompt_logprobs}
         for request in told:
             if (member := self._inflight.get(request)) is not None and member.ended_at is not None:

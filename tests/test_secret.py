@@ -7,7 +7,7 @@ import pytest
 import zmq
 
 from pagewire.errors import ConfigError
-from pagewire.secret import apply_client, apply_server, key_pair, load_secret, require_for
+from pagewire.secret import apply_client, apply_server, key_pair, load_secret, require_for, secret_for
 
 
 def _file(folder: Path, content: bytes, mode: int = 0o600) -> Path:
@@ -101,3 +101,40 @@ def test_only_who_knows_the_secret_is_heard(prepare: Callable[[zmq.Socket], None
     assert guard is not None
     guard.stop()
     context.term()
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_ports_of_this_host_get_this_users_secret(state: Path) -> None:
+    first = secret_for(None, "tcp://127.0.0.1:7500")
+    assert first is not None
+    assert len(first) == 32
+    assert first == secret_for(None, "", "tcp://[::1]:0")
+    assert (state / "pagewire" / "secret").stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in (state / "pagewire").iterdir()] == ["secret"]
+
+
+def test_sockets_in_the_file_system_need_none(state: Path) -> None:
+    assert secret_for(None, "ipc:///x", "shm:///y", "") is None
+    assert not list(state.iterdir())
+
+
+def test_beyond_this_host_the_users_own_secret_will_not_do(state: Path) -> None:
+    with pytest.raises(ConfigError, match="cluster-secret"):
+        secret_for(None, "tcp://127.0.0.1:1", "tcp://10.0.0.1:7500")
+
+
+def test_a_given_file_is_the_one(state: Path, tmp_path: Path) -> None:
+    assert secret_for(str(_file(tmp_path, b"g" * 33)), "tcp://10.0.0.1:1") == b"g" * 33
+
+
+def test_where_no_secret_can_be_kept_the_flag_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(_file(tmp_path, b"a file, no folder")))
+    with pytest.raises(ConfigError, match="--cluster-secret-file"):
+        secret_for(None, "tcp://127.0.0.1:1")

@@ -31,6 +31,7 @@ _BEAT_MS = 500
 _QUEUE = 8192  # messages to or from one peer; bytes are bounded by credit
 _BATCH = 256  # messages that one receive takes
 _PROBE = (b"",)
+_CURVE_BYTES = 64  # more than encryption adds to a part
 
 # Any of these and a link is of no more use: it never came up, or it went down.
 _DOWN = (
@@ -198,7 +199,7 @@ def _bound(socket: Socket) -> None:
         (zmq.LINGER, 0),
         (zmq.SNDHWM, _QUEUE),
         (zmq.RCVHWM, _QUEUE),
-        (zmq.MAXMSGSIZE, MAX_BODY_BYTES),
+        (zmq.MAXMSGSIZE, MAX_BODY_BYTES + _CURVE_BYTES),
         (zmq.HANDSHAKE_IVL, DEAD_MS),
         (zmq.HEARTBEAT_IVL, _BEAT_MS),
         (zmq.HEARTBEAT_TIMEOUT, DEAD_MS - _BEAT_MS),
