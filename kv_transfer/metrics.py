@@ -22,6 +22,7 @@ class SenderCounts:
     unknown: int = 0  # frames for a transfer never heard of
     stray: int = 0
     forged: int = 0  # right transfer; wrong peer or epoch
+    version: int = 0  # of another major version of the handoff
     malformed: int = 0
 
 

@@ -187,6 +187,9 @@ class Sender:
     def _arrive(self, arrived: Arrived) -> None:
         try:
             message = wire.decode(arrived.head, arrived.body)
+        except wire.OtherVersion:
+            self.counts.version += 1
+            return
         except RemoteProtocolError:
             self.counts.malformed += 1
             return

@@ -669,3 +669,14 @@ def test_a_frame_that_cannot_hold_one_layer_of_a_token_is_a_config_error() -> No
         Receiver(
             Loopback().end("decode"), Store(1), LAYOUT, "epoch-d", replace(LIMITS, frame_bytes=TOKEN // 2 - 1)
         )
+
+
+def test_a_frame_of_another_major_version_is_counted_as_such_at_both_ends() -> None:
+    world = World()
+    head = bytearray(wire.encode(wire.Abort("0" * 32, "epoch-d", "x", "y")))
+    head[4] += 1
+    for end in (world.sender_end, world.receiver_end):
+        end.inbox.append(Arrived(Peer(b"stranger"), bytes(head), b""))
+    world.poll()
+    assert (world.sender.counts.version, world.receiver.counts.version) == (1, 1)
+    assert (world.sender.counts.malformed, world.receiver.counts.malformed) == (0, 0)
