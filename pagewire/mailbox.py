@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, cast
 
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
 
 from pagewire import __version__
 from pagewire import messages as m
@@ -33,6 +34,7 @@ from pagewire.secret import apply_client, apply_server, require_for
 BEAT_EVERY_S = 0.5
 LOST_AFTER_S = 3.0  # the router gives a silent node up
 GIVEN_UP_AFTER_S = 2.75  # a node a silent router: what it does for a dead one is to end within LOST_AFTER_S
+HUNG_UP_AFTER_S = 1.0  # a node a router whose connection went down and did not come up again
 _HANDSHAKE_MS = 2500
 _QUEUE = 10_000  # messages held for a peer that does not read; beyond it, sends report failure
 
@@ -128,10 +130,24 @@ class _Line:
     """One router as the node's thread sees it."""
 
     socket: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
     router: NodeId | None = None  # None until it has welcomed us
     epoch: Epoch | None = None
     heard: float = 0.0
+    down: float | None = None  # since when there is no connection
     joined: bool = False
+
+    @property
+    def given_up_at(self) -> float:
+        """When it will have been silent or gone for too long."""
+        silent = self.heard + GIVEN_UP_AFTER_S
+        return silent if self.down is None else min(silent, self.down + HUNG_UP_AFTER_S)
+
+    def watch(self, now: float) -> None:
+        """Take in whether the connection went down or came up."""
+        while self.monitor.poll(0):
+            up = recv_monitor_message(self.monitor)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            self.down = None if up else now
 
 
 class NodeMailbox:
@@ -156,7 +172,7 @@ class NodeMailbox:
         self._load = Load()
         self._unread = 0  # messages of routers that were not well-formed
         self._stopping = False
-        self._lines = [_Line(self._dial(address, secret)) for address in routers]
+        self._lines = [self._dial(address, secret) for address in routers]
         self._thread = threading.Thread(target=self._run, name="mailbox", daemon=True)
         self._thread.start()
 
@@ -190,7 +206,7 @@ class NodeMailbox:
 
     # --- on the mailbox's own thread ------------------------------------------------------------------------
 
-    def _dial(self, address: str, secret: bytes | None) -> zmq.Socket[bytes]:
+    def _dial(self, address: str, secret: bytes | None) -> _Line:
         socket = self._context.socket(zmq.DEALER)
         _bound(socket)
         socket.setsockopt(zmq.IDENTITY, _identity(Peer(self._hello.node, self._hello.epoch)))
@@ -198,22 +214,27 @@ class NodeMailbox:
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         apply_client(socket, secret, self._hello.role, ROUTER)
+        line = _Line(
+            socket, socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        )
         socket.connect(address)
-        return socket
+        return line
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        for socket in (self._outbound, *(line.socket for line in self._lines)):
+        for socket in (self._outbound, *(s for line in self._lines for s in (line.socket, line.monitor))):
             poller.register(socket, zmq.POLLIN)
         next_beat = 0.0
         while not self._stopping:
             now = time.monotonic()
-            for line in self._silent(now):
-                self._lose(line)
+            for line in self._lines:
+                line.watch(now)
+                if line.joined and now >= line.given_up_at:
+                    self._lose(line)
             if now >= next_beat:
                 self._beat()
                 next_beat = now + BEAT_EVERY_S
-            due = min((next_beat, *(line.heard + GIVEN_UP_AFTER_S for line in self._lines if line.joined)))
+            due = min((next_beat, *(line.given_up_at for line in self._lines if line.joined)))
             ready = dict(poller.poll(max(1, int((due - now) * 1000))))
             for line in self._lines:
                 if line.socket in ready:
@@ -222,12 +243,11 @@ class NodeMailbox:
                 self._speak()
         self._speak()
         for line in self._lines:
+            line.socket.disable_monitor()
+            line.monitor.close(linger=0)
             line.socket.close(linger=200)
         for inner in (self._inbound, self._outbound):
             inner.close(linger=0)
-
-    def _silent(self, now: float) -> list[_Line]:
-        return [line for line in self._lines if line.joined and now - line.heard >= GIVEN_UP_AFTER_S]
 
     def _beat(self) -> None:
         for line in self._lines:

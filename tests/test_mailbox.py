@@ -151,3 +151,34 @@ async def test_a_node_that_dials_again_is_heard_before_its_old_line_is_cut(route
     for line in lines:
         line.close(linger=0)
     context.term()
+
+
+async def test_a_router_that_hung_up_is_given_up_before_it_has_been_silent_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pagewire.mailbox.GIVEN_UP_AFTER_S", 3600.0)
+    router = RouterMailbox(f"ipc://{tmp_path}/control")
+    node = NodeMailbox(hello(), [router.address])
+    await join(router, node)
+    await until(router, Beat)
+    router.close()
+    assert await drained(node, bool) == [("router", RouterLost(NodeId("router")))]
+    node.close()
+
+
+async def test_a_connection_that_comes_up_again_at_once_is_no_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pagewire.mailbox.HUNG_UP_AFTER_S", 5.0)
+    address = f"ipc://{tmp_path}/control"
+    router = RouterMailbox(address)
+    node = NodeMailbox(hello(), [address])
+    await join(router, node)
+    await until(router, Beat)
+    router.close()
+    router = RouterMailbox(address)
+    peer, _ = await until(router, Beat)
+    assert router.send(peer, Cancel(RequestId("a"), 0))
+    assert await drained(node, bool) == [("router", Cancel(RequestId("a"), 0))]
+    node.close()
+    router.close()
