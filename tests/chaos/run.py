@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the rows there as well")
     args = parser.parse_args()
-    console, rows, known = Console(), [], scenarios()
+    console, rows, known = _console(), [], scenarios()
     chosen = [name for name in known if not args.only or any(_matches(name, word) for word in args.only)]
     if not chosen:
         parser.error(f"no such scenario; there are: {', '.join(known)}")
@@ -101,6 +101,12 @@ def main() -> int:
         for line in (*row.notes, *(f"PROBLEM {problem}" for problem in row.problems)):
             console.print(f"{row.scenario}: {line}", markup=False, highlight=False)
     return 0 if all(row.verdict == "pass" for row in rows) else 1
+
+
+def _console() -> Console:
+    """Wide enough for the table where nobody says how wide it is."""
+    console = Console()
+    return console if console.is_terminal else Console(width=170)
 
 
 def _show(status: Status, prefix: str, text: str) -> None:
