@@ -28,7 +28,8 @@ MAX_PARTS = 3
 SENDER, RECEIVER = "sender", "receiver"  # the sides of a connection, by which their keys differ
 DEAD_MS = 2500
 _BEAT_MS = 500
-_QUEUE = 8192  # messages to or from one peer; bytes are bounded by credit
+_QUEUE = 8192  # messages to one peer; bytes are bounded by credit
+_UNREAD = 256  # messages of one peer that wait here; more wait in its own memory
 _BATCH = 256  # messages that one receive takes
 _PROBE = (b"",)
 _CURVE_BYTES = 64  # more than encryption adds to a part
@@ -198,7 +199,7 @@ def _bound(socket: Socket) -> None:
     for option, value in (
         (zmq.LINGER, 0),
         (zmq.SNDHWM, _QUEUE),
-        (zmq.RCVHWM, _QUEUE),
+        (zmq.RCVHWM, _UNREAD),
         (zmq.MAXMSGSIZE, MAX_BODY_BYTES + _CURVE_BYTES),
         (zmq.HANDSHAKE_IVL, DEAD_MS),
         (zmq.HEARTBEAT_IVL, _BEAT_MS),
