@@ -14,13 +14,14 @@ class Limits:
     transfer.
 
     Every granted transfer may always have one frame of ``frame_bytes`` under way, so none waits for another.
+    What ``inflight_bytes`` hold beyond that is for those whose frames are coming in.
     """
 
     max_open: int = 128
     max_tokens: int = MAX_TOKENS
     frame_bytes: int = 2 << 20
-    credit_bytes: int = 8 << 20
-    inflight_bytes: int = 256 << 20
+    credit_bytes: int = 16 << 20
+    inflight_bytes: int = 384 << 20
     tombstones: int = 4096  # ended transfers that are remembered, so that late frames are known as such
 
     def __post_init__(self) -> None:

@@ -47,3 +47,11 @@ def test_limits_that_could_starve_a_transfer_are_refused(wrong: dict[str, int]) 
     numbers = {"max_open": 4, "frame_bytes": 10, "credit_bytes": 35, "inflight_bytes": 60}
     with pytest.raises(ConfigError):
         Limits(**(numbers | wrong))
+
+
+def test_by_default_a_transfer_whose_frames_come_in_gets_all_the_credit_that_one_may_have() -> None:
+    limits = Limits()
+    pool = CreditPool(limits)
+    window = pool.open(1 << 30)
+    pool.take(window, window.held)
+    assert window.held == limits.credit_bytes
