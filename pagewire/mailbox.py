@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, cast
 
 import zmq
 import zmq.asyncio
-from zmq.utils.monitor import recv_monitor_message
 
 from pagewire import __version__
 from pagewire import messages as m
@@ -34,7 +33,6 @@ from pagewire.secret import apply_client, apply_server, require_for
 BEAT_EVERY_S = 0.5
 LOST_AFTER_S = 3.0  # the router gives a silent node up
 GIVEN_UP_AFTER_S = 2.75  # a node a silent router: what it does for a dead one is to end within LOST_AFTER_S
-HUNG_UP_AFTER_S = 1.0  # a node a router whose connection went down and did not come up again
 _HANDSHAKE_MS = 2500
 _QUEUE = 10_000  # messages held for a peer that does not read; beyond it, sends report failure
 
@@ -127,27 +125,17 @@ class RouterLost(NamedTuple):
 
 @dataclass(slots=True)
 class _Line:
-    """One router as the node's thread sees it."""
+    """One router as the node's thread sees it. ``session`` rises whenever something may have been lost on
+    the way: the router then gives up what it believes to be here, as we do.
+    """
 
     socket: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
+    session: int = 1
     router: NodeId | None = None  # None until it has welcomed us
     epoch: Epoch | None = None
     heard: float = 0.0
-    down: float | None = None  # since when there is no connection
     joined: bool = False
-
-    @property
-    def given_up_at(self) -> float:
-        """When it will have been silent or gone for too long."""
-        silent = self.heard + GIVEN_UP_AFTER_S
-        return silent if self.down is None else min(silent, self.down + HUNG_UP_AFTER_S)
-
-    def watch(self, now: float) -> None:
-        """Take in whether the connection went down or came up."""
-        while self.monitor.poll(0):
-            up = recv_monitor_message(self.monitor)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            self.down = None if up else now
 
 
 class NodeMailbox:
@@ -213,10 +201,9 @@ class NodeMailbox:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, _HANDSHAKE_MS)  # the kernel's own tries get ever rarer
         apply_client(socket, secret, self._hello.role, ROUTER)
-        line = _Line(
-            socket, socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        )
+        line = _Line(socket, socket.get_monitor_socket(zmq.EVENT_DISCONNECTED))
         socket.connect(address)
         return line
 
@@ -227,16 +214,16 @@ class NodeMailbox:
         next_beat = 0.0
         while not self._stopping:
             now = time.monotonic()
-            for line in self._lines:
-                line.watch(now)
-                if line.joined and now >= line.given_up_at:
-                    self._lose(line)
+            for line in self._silent(now):
+                self._lose(line)
             if now >= next_beat:
                 self._beat()
                 next_beat = now + BEAT_EVERY_S
-            due = min((next_beat, *(line.given_up_at for line in self._lines if line.joined)))
+            due = min((next_beat, *(line.heard + GIVEN_UP_AFTER_S for line in self._lines if line.joined)))
             ready = dict(poller.poll(max(1, int((due - now) * 1000))))
             for line in self._lines:
+                if line.monitor in ready:
+                    self._hung_up(line)
                 if line.socket in ready:
                     self._hear(line, time.monotonic())
             if self._outbound in ready:
@@ -249,10 +236,26 @@ class NodeMailbox:
         for inner in (self._inbound, self._outbound):
             inner.close(linger=0)
 
+    def _silent(self, now: float) -> list[_Line]:
+        return [line for line in self._lines if line.joined and now - line.heard >= GIVEN_UP_AFTER_S]
+
     def _beat(self) -> None:
         for line in self._lines:
-            greeting = Beat(self._hello.node, self._hello.epoch, self._load) if line.joined else self._hello
-            _try_send(line.socket, TO_ROUTER.encode(greeting))
+            if line.joined:
+                beat = Beat(self._hello.node, self._hello.epoch, self._load)
+                _try_send(line.socket, TO_ROUTER.encode(beat))
+            else:
+                self._greet(line)
+
+    def _greet(self, line: _Line) -> None:
+        _try_send(line.socket, TO_ROUTER.encode(replace(self._hello, session=line.session)))
+
+    def _hung_up(self, line: _Line) -> None:
+        """The connection broke: what was under way is gone, whichever way it went."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                line.monitor.recv_multipart(zmq.NOBLOCK)
+        self._lose(line)
 
     def _hear(self, line: _Line, now: float) -> None:
         with contextlib.suppress(zmq.Again):
@@ -269,11 +272,12 @@ class NodeMailbox:
             case Welcome(refused=reason) if reason:
                 if self._refused is not None:
                     self._refused(reason)
-            case Welcome(router, epoch):
-                if line.joined:  # not the answer to a Hello: it does not know us, or no longer
+            case Welcome(session=0):  # it does not know us, or no longer
+                if line.joined:
                     self._lose(line)
-                    _try_send(line.socket, TO_ROUTER.encode(self._hello))
-                else:
+                    self._greet(line)
+            case Welcome(router, epoch, session=session):
+                if session == line.session:
                     line.router, line.epoch, line.joined = router, epoch, True
             case Beat():
                 pass
@@ -284,6 +288,9 @@ class NodeMailbox:
                 pass
 
     def _lose(self, line: _Line) -> None:
+        line.session += 1
+        if not line.joined:
+            return
         assert line.router is not None
         line.joined = False
         with contextlib.suppress(zmq.Again):

@@ -32,7 +32,8 @@ ROUTER = "router"
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A node introduces itself, after each (re)connection. The epoch tells a restart from a repeat."""
+    """A node introduces itself, after each (re)connection. The epoch tells a restart from a repeat, and
+    ``session``, which rises within it, a node that has dropped everything from one that asks again."""
 
     node: NodeId
     epoch: Epoch
@@ -45,15 +46,18 @@ class Hello:
     max_model_len: int
     num_pages: int
     page_size: int
+    session: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The router took the node in, or says why not (``refused``)."""
+    """The router took the node in, or says why not (``refused``). ``session`` is that of the Hello that it
+    answers; 0: it does not know who speaks, and asks for a Hello."""
 
     router: NodeId
     epoch: Epoch
     refused: str = ""
+    session: int = 0
 
 
 @dataclass(frozen=True, slots=True)

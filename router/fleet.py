@@ -39,7 +39,6 @@ class Node:
 
     hello: Hello
     heard: float
-    welcomed: float
     load: Load
     suspect: bool = False
 
@@ -65,25 +64,27 @@ class Fleet:
     )
 
     def hello(self, now: float, peer: Peer, hello: Hello) -> tuple[Welcome | None, list[Change]]:
-        """A node introduces itself. The answer is None where one is already on its way."""
+        """A node introduces itself. The answer is None where the Hello is an old one.
+
+        In a new session the node has dropped whatever we gave it: for its requests it was lost.
+        """
         if reason := self._refusal(peer, hello):
-            return self._welcome(reason), []
+            return self._welcome(refused=reason), []
         known = self.nodes.get(hello.node)
+        if known is not None and known.peer == peer and hello.session <= known.hello.session:
+            known.heard = now
+            return (self._welcome(hello.session) if hello.session == known.hello.session else None), []
         changes: list[Change] = []
-        if known is not None and known.peer == peer:
-            if now - known.welcomed < BEAT_EVERY_S * 0.8:
-                known.heard = now
-                return None, []  # a second Welcome would tell the node that we forgot it
-            # A node that was welcomed says Hello again only after it gave us up, with all that it did for us.
-            changes.append(NodeLost(peer, known.hello.role, "it had given this router up"))
-        elif known is not None:
-            self._replaced[hello.node].append(known.hello.epoch)
-            changes.append(NodeLost(known.peer, known.hello.role, "it restarted"))
+        if known is not None:
+            if known.peer != peer:
+                self._replaced[hello.node].append(known.hello.epoch)
+            why = "it restarted" if known.peer != peer else "it had given this router up"
+            changes.append(NodeLost(known.peer, known.hello.role, why))
         self._had_prefill = self._had_prefill or hello.role == PREFILL
         load = Load(pages_free=hello.num_pages, pages_total=hello.num_pages)
-        self.nodes[hello.node] = Node(hello, heard=now, welcomed=now, load=load)
+        self.nodes[hello.node] = Node(hello, heard=now, load=load)
         changes.append(NodeJoined(peer))
-        return self._welcome(), changes
+        return self._welcome(hello.session), changes
 
     def beat(self, now: float, peer: Peer, beat: Beat) -> Welcome | None:
         """A heartbeat. A Welcome in answer asks a node that is not known for its Hello."""
@@ -150,8 +151,9 @@ class Fleet:
         """Tokens of prompt and output together that every node can hold; None while there are no nodes."""
         return min((node.hello.max_model_len for node in self.nodes.values()), default=None)
 
-    def _welcome(self, refused: str = "") -> Welcome:
-        return Welcome(self.router, self.epoch, refused)
+    def _welcome(self, session: int = 0, refused: str = "") -> Welcome:
+        """``session`` 0 asks for a Hello."""
+        return Welcome(self.router, self.epoch, refused, session)
 
     def _refusal(self, peer: Peer, hello: Hello) -> str:
         """Why ``hello`` cannot be taken in, or ""."""

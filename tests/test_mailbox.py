@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,43 @@ def hello(node: str = "decode-0", epoch: str = "e1") -> Hello:
     )
 
 
-def welcome(epoch: str = "r1", refused: str = "") -> Welcome:
-    return Welcome(NodeId("router"), Epoch(epoch), refused)
+def welcome(epoch: str = "r1", refused: str = "", session: int = 1) -> Welcome:
+    return Welcome(NodeId("router"), Epoch(epoch), refused, session)
+
+
+class Between:
+    """A proxy that can end a connection towards the node while the router's end stays open."""
+
+    def __init__(self, port: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._port = port
+        self._near: list[socket.socket] = []
+        self._far: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hang_up_on_the_node(self) -> None:
+        self._near[-1].shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for end in (self._listener, *self._near, *self._far):
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._port))
+                self._near.append(near)
+                self._far.append(far)
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
 
 
 @pytest.fixture
@@ -90,7 +128,7 @@ async def test_an_unasked_welcome_means_the_router_forgot_us(router: RouterMailb
     node = NodeMailbox(hello(), [router.address])
     peer = await join(router, node)
     await until(router, Beat)
-    router.send(peer, welcome("r2"))
+    router.send(peer, welcome("r2", session=0))
     assert await drained(node, lambda got: bool(got)) == [(NodeId("router"), RouterLost(NodeId("router")))]
     await until(router, Hello)
     node.close()
@@ -102,6 +140,36 @@ async def test_a_silent_router_is_lost(router: RouterMailbox) -> None:
     found = await drained(node, lambda got: bool(got))
     assert found[0][1] == RouterLost(NodeId("router"))
     node.close()
+
+
+async def test_an_answer_to_an_old_hello_changes_nothing(router: RouterMailbox) -> None:
+    node = NodeMailbox(hello(), [router.address])
+    peer = await join(router, node)
+    await until(router, Beat)
+    for session in (1, 7):
+        router.send(peer, welcome(session=session))
+    router.send(peer, Cancel(RequestId("r"), 1))
+    found = await drained(node, lambda got: bool(got))
+    assert [message for _, message in found] == [Cancel(RequestId("r"), 1)]
+    node.close()
+
+
+async def test_a_broken_connection_begins_a_new_session() -> None:
+    """What was on it is lost, so both ends must know: even if the old one still looks alive to the router."""
+    router = RouterMailbox("tcp://127.0.0.1:0")
+    between = Between(int(router.address.rsplit(":", 1)[1]))
+    node = NodeMailbox(hello(), [between.address])
+    peer = await join(router, node)
+    await until(router, Beat)
+    between.hang_up_on_the_node()
+    assert [message for _, message in await drained(node, bool)] == [RouterLost(NodeId("router"))]
+    again, message = await until(router, Hello)
+    assert (again, message.session) == (peer, 2)
+    router.send(peer, welcome(session=2))
+    await until(router, Beat)
+    node.close()
+    between.close()
+    router.close()
 
 
 async def test_a_refusal_reaches_the_node(router: RouterMailbox) -> None:
@@ -151,34 +219,3 @@ async def test_a_node_that_dials_again_is_heard_before_its_old_line_is_cut(route
     for line in lines:
         line.close(linger=0)
     context.term()
-
-
-async def test_a_router_that_hung_up_is_given_up_before_it_has_been_silent_for_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pagewire.mailbox.GIVEN_UP_AFTER_S", 3600.0)
-    router = RouterMailbox(f"ipc://{tmp_path}/control")
-    node = NodeMailbox(hello(), [router.address])
-    await join(router, node)
-    await until(router, Beat)
-    router.close()
-    assert await drained(node, bool) == [("router", RouterLost(NodeId("router")))]
-    node.close()
-
-
-async def test_a_connection_that_comes_up_again_at_once_is_no_loss(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pagewire.mailbox.HUNG_UP_AFTER_S", 5.0)
-    address = f"ipc://{tmp_path}/control"
-    router = RouterMailbox(address)
-    node = NodeMailbox(hello(), [address])
-    await join(router, node)
-    await until(router, Beat)
-    router.close()
-    router = RouterMailbox(address)
-    peer, _ = await until(router, Beat)
-    assert router.send(peer, Cancel(RequestId("a"), 0))
-    assert await drained(node, bool) == [("router", Cancel(RequestId("a"), 0))]
-    node.close()
-    router.close()

@@ -45,24 +45,30 @@ def silence(fleet: Fleet, start: float, end: float) -> list[NodeJoined | NodeLos
 
 def test_a_node_joins() -> None:
     answer, changes = join(fleet(), 0.0, hello())
-    assert answer == Welcome(NodeId("router-0"), Epoch("r"))
+    assert answer == Welcome(NodeId("router-0"), Epoch("r"), session=1)
     assert changes == [NodeJoined(Peer(NodeId("decode-0"), Epoch("a")))]
 
 
-def test_a_node_that_says_hello_again_has_dropped_what_it_had() -> None:
+def test_a_repeated_hello_is_answered_and_changes_nothing() -> None:
     here = fleet()
     join(here, 0.0, hello())
-    answer, changes = join(here, 1.0, hello())
-    assert answer is not None
-    peer = Peer(NodeId("decode-0"), Epoch("a"))
-    assert changes == [NodeLost(peer, "decode", "it had given this router up"), NodeJoined(peer)]
-    assert here.get(peer) is not None
+    for now in (0.1, 1.0):
+        assert join(here, now, hello()) == (Welcome(NodeId("router-0"), Epoch("r"), session=1), [])
 
 
-def test_two_hellos_at_once_get_one_answer() -> None:
+def test_a_node_that_lost_us_has_lost_its_requests() -> None:
     here = fleet()
     join(here, 0.0, hello())
-    assert join(here, 0.1, hello()) == (None, [])
+    answer, changes = join(here, 1.0, hello(session=2))
+    assert answer == Welcome(NodeId("router-0"), Epoch("r"), session=2)
+    assert [type(change) for change in changes] == [NodeLost, NodeJoined]
+    assert changes[0].peer == changes[1].peer
+
+
+def test_a_hello_of_an_earlier_session_is_no_news() -> None:
+    here = fleet()
+    join(here, 0.0, hello(session=2))
+    assert join(here, 0.1, hello(session=1)) == (None, [])
 
 
 def test_a_new_epoch_ends_the_old_life_at_once() -> None:
