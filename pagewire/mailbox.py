@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, cast
 
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
 
 from pagewire import __version__
 from pagewire import messages as m
@@ -203,7 +204,8 @@ class NodeMailbox:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, _HANDSHAKE_MS)  # the kernel's own tries get ever rarer
         apply_client(socket, secret, self._hello.role, ROUTER)
-        line = _Line(socket, socket.get_monitor_socket(zmq.EVENT_DISCONNECTED))
+        events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
+        line = _Line(socket, socket.get_monitor_socket(events))
         socket.connect(address)
         return line
 
@@ -223,7 +225,7 @@ class NodeMailbox:
             ready = dict(poller.poll(max(1, int((due - now) * 1000))))
             for line in self._lines:
                 if line.monitor in ready:
-                    self._hung_up(line)
+                    self._noticed(line)
                 if line.socket in ready:
                     self._hear(line, time.monotonic())
             if self._outbound in ready:
@@ -250,12 +252,13 @@ class NodeMailbox:
     def _greet(self, line: _Line) -> None:
         _try_send(line.socket, TO_ROUTER.encode(replace(self._hello, session=line.session)))
 
-    def _hung_up(self, line: _Line) -> None:
-        """The connection broke: what was under way is gone, whichever way it went."""
-        with contextlib.suppress(zmq.Again):
-            while True:
-                line.monitor.recv_multipart(zmq.NOBLOCK)
-        self._lose(line)
+    def _noticed(self, line: _Line) -> None:
+        """The connection came up, or broke: what was under way is gone then, whichever way it went."""
+        while line.monitor.poll(0):
+            if recv_monitor_message(line.monitor)["event"] == zmq.EVENT_DISCONNECTED:
+                self._lose(line)
+            elif not line.joined:
+                self._greet(line)
 
     def _hear(self, line: _Line, now: float) -> None:
         with contextlib.suppress(zmq.Again):

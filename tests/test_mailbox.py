@@ -124,6 +124,15 @@ async def test_sending_to_an_unknown_node_fails_at_once(router: RouterMailbox) -
     assert not router.send(Peer(NodeId("nobody"), Epoch("e")), Cancel(RequestId("r"), 1))
 
 
+async def test_a_node_says_hello_as_soon_as_the_connection_is_up(
+    router: RouterMailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pagewire.mailbox.BEAT_EVERY_S", 3600.0)
+    node = NodeMailbox(hello(), [router.address])
+    await join(router, node)
+    node.close()
+
+
 async def test_an_unasked_welcome_means_the_router_forgot_us(router: RouterMailbox) -> None:
     node = NodeMailbox(hello(), [router.address])
     peer = await join(router, node)
