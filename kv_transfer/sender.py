@@ -3,7 +3,7 @@ commits.
 
 A shell around ``protocol.SENDER``: turns calls, frames and time into its events. What one transfer has
 computed and sent is in ``outgoing``, what is done about an event in ``sender_actions``. Knows slots, bytes,
-peers and ``now``; reads no clock, and knows no page, sequence or request.
+peers and ``now``; decides by no clock of its own, and knows no page, sequence or request.
 """
 
 from __future__ import annotations
