@@ -3,8 +3,8 @@ there.
 
 A shell around ``protocol.RECEIVER``: turns calls, frames and time into its events. Which frames have a place
 in a transfer is in ``incoming``, what is done about an event in ``receiver_actions``. Knows slots, bytes,
-peers and ``now``; decides by no clock of its own, and knows no page, sequence or request. The receiver owns every write: no
-peer can reach the pages, and a late, repeated, forged or corrupt frame changes nothing.
+peers and ``now``; decides by no clock of its own, and knows no page, sequence or request. The receiver owns
+every write: no peer can reach the pages, and a late, repeated, forged or corrupt frame changes nothing.
 """
 
 from __future__ import annotations
