@@ -62,7 +62,7 @@ class Sender:
         self._poll_bytes = poll_bytes
         self.layer_group = -(-layout.layers // groups)
         self._stopwatch = stopwatch
-        self._more = False  # poll_bytes ended the last poll
+        self._more = False  # there is something to send that needs no answer first
         self._acts = SenderActions(transport, epoch, self._timeouts, tombstones)
         self._transfers = self._acts.transfers
         self.counts = self._acts.counts
@@ -118,6 +118,7 @@ class Sender:
         """
         if (t := self._called(transfer, Event.DO_PUBLISH)) is not None:
             t.publish(slots, computed, self._layout.layers if layers is None else layers)
+            self._more = True
 
     def retract(self, transfer: TransferId) -> None:
         """The published tokens are no longer in the store: read none until they are published again.
@@ -140,6 +141,7 @@ class Sender:
             raise LocalProtocolError(f"a payload of {len(payload)} bytes is over the limit")
         self._acts.fire(t, Event.DO_COMMIT)
         t.commit(payload, now)
+        self._more = True
 
     def abort(self, transfer: TransferId, code: str, reason: str) -> None:
         """End the transfer and tell the peer; no event follows. Does nothing if it has ended."""

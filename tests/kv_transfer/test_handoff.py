@@ -645,6 +645,18 @@ def test_due_in_names_the_next_deadline() -> None:
     assert world.sender.due_in(world.now) == pytest.approx(0.4)
 
 
+def test_what_was_published_or_committed_is_due_at_once() -> None:
+    world = World()
+    transfer = world.granted(tokens=4)
+    assert world.sender.due_in(world.now) > 0.1
+    world.sender.publish(transfer, np.arange(4), 4)
+    assert world.sender.due_in(world.now) == 0.0
+    world.poll()
+    assert world.sender.due_in(world.now) > 0.1
+    world.sender.commit(transfer, b"", world.now)
+    assert world.sender.due_in(world.now) == 0.0
+
+
 def test_what_one_poll_sends_is_bounded_and_the_rest_is_due_at_once() -> None:
     world = World()
     world.sender._poll_bytes = 1
