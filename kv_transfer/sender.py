@@ -237,6 +237,7 @@ class Sender:
         if len(t.staged) >= _STAGED or (part := t.next_part()) is None:
             return False
         if (copy := self._store.begin(t.slots[part.tokens], part.layers)) is None:
+            self._more = True  # nobody tells when earlier copies are done
             return False
         t.stage(part, copy)
         return True

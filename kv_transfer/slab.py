@@ -42,7 +42,7 @@ class Cursor:
     """Walks a sender through tokens ``[start, stop)`` of all layers, in frames of at most ``frame_bytes``.
 
     Frames never cross a group of ``group`` layers; only where one token of a group is larger than a frame
-    are the groups made smaller. Within a group the tokens go in order.
+    are there other, smaller groups instead. Within a group the tokens go in order.
     """
 
     def __init__(self, layout: KVLayout, start: int, stop: int, frame_bytes: int, group: int) -> None:

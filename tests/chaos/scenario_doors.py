@@ -250,7 +250,8 @@ def _knock(at: Door, prepare: Callable[[zmq.Socket[bytes]], None]) -> None:
     prepare(one)
     monitor = one.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
     one.connect(f"tcp://127.0.0.1:{at.port}")
-    one.send_multipart(_message(at))
+    with contextlib.suppress(zmq.Again):  # it may have been hung up on already
+        one.send_multipart(_message(at), zmq.NOBLOCK)
     monitor.poll(3000)  # until the other side hangs up
     one.disable_monitor()
     monitor.close(linger=0)

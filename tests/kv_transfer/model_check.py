@@ -1,9 +1,10 @@
 """Model checking of the handoff: all states of a small world, and bugs put in on purpose that must be found.
 
     python tests/kv_transfer/model_check.py             the quick worlds and the bugs
-    python tests/kv_transfer/model_check.py --large     the large worlds too: some minutes
+    python tests/kv_transfer/model_check.py --large     the large worlds too: two minutes
     python tests/kv_transfer/model_check.py --shells    the real Sender and Receiver, every order of steps
-    python tests/kv_transfer/model_check.py --mutants   every small change of every rule: some minutes
+    python tests/kv_transfer/model_check.py --mutants   every small change of every rule: two minutes
+    python tests/kv_transfer/model_check.py --mutants --part 1/4    a quarter of them
     python tests/kv_transfer/model_check.py --bug NAME  the shortest trace to one of the bugs
 
 Knows which worlds are searched; how is in ``handoff_model``.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +22,12 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
 from handoff_model.bugs import BUGS
-from handoff_model.mutants import tally
+from handoff_model.mutants import Hunt, tally
 from handoff_model.search import Result, search
 from handoff_model.shells import LARGE_SHELLS, SHELLS, search_shells
 from handoff_model.sides import Config
 from handoff_model.world import World
+from tqdm import tqdm
 
 QUICK: Sequence[Config] = (
     Config(name="2 parts, retracts, prefix hits, unfit", haves=(0, 1), retracts=True, unfit=True),
@@ -72,18 +75,32 @@ def hunt() -> bool:
     return found_all
 
 
-def mutate() -> None:
-    result = tally()
-    killed = result.mutants - len(result.survivors)
-    print(f"\n{result.used} of {result.rules} rules are used; {killed} of {result.mutants} mutants are found")
+def mutate(part: tuple[int, int]) -> bool:
+    """Search with every small change of a rule; True if all are found."""
+    began = time.monotonic()
+    result = tally(
+        Hunt(), part=part, watch=lambda mutants: tqdm(mutants, "mutants", disable=None, leave=False)
+    )
+    seconds, found = time.monotonic() - began, result.mutants - len(result.survivors)
+    print(f"\n{result.used} of {result.rules} rules are used; {found} of {result.mutants} mutants are found,")
+    print(f"in {result.states} states and {seconds:.0f} seconds")
     for mutant in result.survivors:
         print(f"  not found: {mutant}")
+    return not result.survivors
+
+
+def _part(text: str) -> tuple[int, int]:
+    k, n = map(int, text.split("/"))
+    if not 1 <= k <= n:
+        raise ValueError
+    return k, n
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for flag in ("--large", "--shells", "--mutants"):
         parser.add_argument(flag, action="store_true")
+    parser.add_argument("--part", type=_part, default=(1, 1), metavar="K/N", help="of the mutants")
     parser.add_argument("--bug", choices=[bug.name for bug in BUGS])
     args = parser.parse_args()
     if args.bug:
@@ -99,7 +116,7 @@ def main() -> int:
             print(result.story())
     found_all = hunt()
     if args.mutants:
-        mutate()
+        found_all &= mutate(args.part)
     return int(any(result.wrong for result in results) or not found_all)
 
 

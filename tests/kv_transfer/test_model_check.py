@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 from handoff_model.bugs import BUGS, Bug
-from handoff_model.mutants import Tally, tally
+from handoff_model.mutants import WORLDS, Hunt, Mutant, tally
 from handoff_model.search import Result, search
 from handoff_model.shells import LARGE_SHELLS, SHELLS, search_shells
-from handoff_model.sides import Config
+from handoff_model.sides import Config, Tables
 from handoff_model.world import World
 from model_check import LARGE, QUICK
 
@@ -84,17 +84,36 @@ def test_a_shell_that_reads_on_after_a_retraction_is_found(monkeypatch: pytest.M
     assert search_shells(RETRACTS, liveness=False).wrong == "source pages are read that are not published"
 
 
+@pytest.fixture(scope="module")
+def hunt() -> Hunt:
+    return Hunt(WORLDS[:3])
+
+
 @pytest.mark.soak
 def test_every_small_change_of_a_rule_is_found() -> None:
-    assert [str(m) for m in tally().survivors] == []
+    result = tally(Hunt())
+    assert result.mutants > 800
+    assert result.survivors == []
 
 
-def test_every_small_change_of_a_few_rules_is_found() -> None:
+def test_every_small_change_of_a_few_rules_is_found(hunt: Hunt) -> None:
     rules = {
         (SenderState.STREAMING, Event.ABORT),
         (ReceiverState.FILLING, Event.DATA),
         (ReceiverState.RESERVED, Event.DO_REFUSE),
     }
-    result: Tally = tally(only=rules)
+    result = tally(hunt, rules)
     assert result.mutants > 20
     assert result.survivors == []
+
+
+def test_the_parts_of_the_mutants_are_all_of_them(hunt: Hunt) -> None:
+    rules = {(SenderState.RESERVING, Event.REFUSE)}
+    parts = [tally(hunt, rules, (k, 3)).mutants for k in (1, 2, 3)]
+    assert sum(parts) == tally(hunt, rules).mutants > len(parts)
+
+
+def test_a_mutant_that_changes_nothing_survives(hunt: Hunt) -> None:
+    """The search can say so: here a rule is changed into itself."""
+    rule = Tables().sender[SenderState.STREAMING][Event.GRANT]
+    assert hunt.survives(Mutant(SenderState.STREAMING, Event.GRANT, rule, "the same"))

@@ -13,6 +13,14 @@ from handoff_model.promises import Promises
 from handoff_model.world import Move, World
 
 
+class TooLarge(Exception):
+    """The world has more states than were to be searched; nothing was wrong with those that were."""
+
+    def __init__(self, states: int) -> None:
+        super().__init__(f"more than {states} states")
+        self.states = states
+
+
 @dataclass(slots=True)
 class Result:
     states: int = 0
@@ -29,7 +37,10 @@ class Result:
 def search(
     world: World, *, liveness: bool = True, promises: type[Promises] = Promises, most: int = 20_000_000
 ) -> Result:
-    """Visit every state once, nearest first, until something is wrong or all are seen."""
+    """Visit every state once, nearest first, until something is wrong or all are seen.
+
+    Raises TooLarge if more than ``most`` states come up.
+    """
     began = time.monotonic()
     result = Result()
     asked = promises(world)
@@ -53,7 +64,8 @@ def search(
                     todo.append(after)
             if result.wrong:
                 break
-        assert len(came) <= most, f"more than {most} states"
+        if len(came) > most and not result.wrong:
+            raise TooLarge(len(came))
         level, todo = todo, []
         result.depth += bool(level)
     result.states = len(came)
