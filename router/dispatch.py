@@ -8,7 +8,9 @@ method is an event and returns what is to be done, in order. Rules:
   prefill).
 - If a node that the attempt still needs is lost or fails, the attempt is cancelled on the others and its
   unfinished choices go on in new attempts, which carry the tokens already emitted. Attempt numbers are
-  never used twice. Where no prefill node comes, or none reaches the decode node, that one does all of it.
+  never used twice. Nodes that failed go last from then on. Where two did not reach each other, that pair
+  does, and so does the decode node: the prefill node lives, since it said so. Where no prefill node comes,
+  or none reaches the decode node, that one does all of it.
 - Each choice ends once (``ChoiceEnd``), the request ends once and last (``End``), and nothing follows.
 """
 
@@ -17,28 +19,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from pagewire.errors import (
-    DeadlineExceeded,
-    PagewireError,
-    PromptTooLong,
-    RequestError,
-    RequestFailed,
-    Unavailable,
-    WorkerLost,
-)
+from pagewire.errors import DeadlineExceeded, PagewireError, RequestFailed, Unavailable, WorkerLost
 from pagewire.mailbox import Peer
 from pagewire.messages import Cancel, DecodeTarget, Failed, PrefillRequest, TokenItem
 from router.actions import Action, ChoiceEnd, Closed, End, Handed, Job, Open, Stop
-from router.placement import Pair, Query
+from router.failures import cut_off, error_of
+from router.placement import Pair, Query, Tried
+from router.reach import Link
 
 MAX_RETRIES = 3  # a choice
 MAX_HELD = 64  # tokens of a choice that came before their turn
 GAP_S = 2.0  # how long a missing token may stay missing
 ALONE_S = 1.0  # that a request waits for a prefill node before a decode node reads its prompt
 BACKOFF_S = 0.1  # before a node that failed is asked again; four times as long with each retry
+ENOUGH = 2  # pairs that do not reach each other: then a decode node reads the prompt
 
 
-Choose = Callable[[Query, frozenset[Peer]], Pair | None]
+Choose = Callable[[Query, Tried], Pair | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -73,7 +70,7 @@ class Dispatch:
         self._choices = [_Choice() for _ in range(job.sampling.n)]
         self._live: dict[int, _Attempt] = {}
         self._tried: set[Peer] = set()
-        self._cut_off = False  # a prefill node could not reach its decode node
+        self._cut: set[Link] = set()  # pairs that were tried and did not reach each other
         self._retry_at = 0.0
         self._waiting_since: float | None = None
         self._cause: PagewireError = Unavailable("no prefill and decode node can take the request now")
@@ -104,11 +101,14 @@ class Dispatch:
         if attempt is None or not _needs(attempt, peer):
             return []
         if not failed.retryable:
-            self._end(_error_of(failed))
+            self._end(error_of(failed))
             return self._take()
-        self._tried.update(attempt.pair[:2])
-        self._cut_off = self._cut_off or failed.code in _CUT_OFF
-        self._retry(now, attempt, _error_of(failed), back_off=True)
+        if cut_off(failed):
+            self._cut.add(attempt.pair[:2])
+            self._tried.add(attempt.pair.decode)
+        else:
+            self._tried.update(attempt.pair[:2])
+        self._retry(now, attempt, error_of(failed), back_off=True)
         return self._take()
 
     def lost(self, now: float, peer: Peer) -> list[Action]:
@@ -164,11 +164,13 @@ class Dispatch:
         fresh = [c for c in waiting if not self._choices[c].emitted]
         groups = ([fresh] if fresh else []) + [[c] for c in waiting if self._choices[c].emitted]
         for group in groups:
-            query = self._query(group)
-            pair = self._choose(query, frozenset(self._tried))
+            query, tried = self._query(group), frozenset[Peer | Link](self._tried | self._cut)
+            pair = self._choose(query, tried)
             if pair is None and self._waiting_since is not None and now - self._waiting_since >= ALONE_S:
-                pair = self._choose(query._replace(alone=True), frozenset(self._tried))
-            if pair is None or (now < self._retry_at and not self._tried.isdisjoint(pair[:2])):
+                pair = self._choose(query._replace(alone=True), tried)
+            if pair is not None and len(self._cut) >= ENOUGH:
+                pair = pair._replace(prefill=pair.decode)
+            if pair is None or (now < self._retry_at and not tried.isdisjoint((*pair[:2], pair[:2]))):
                 if self._waiting_since is None:
                     self._waiting_since = now
                 return
@@ -181,7 +183,7 @@ class Dispatch:
         emitted = self._choices[group[0]].emitted
         assert self.job.sampling.max_tokens is not None
         reserve = len(self.job.tokens) + len(group) * self.job.sampling.max_tokens
-        return Query(self.job.tokens + emitted, reserve, self.job.cache_salt, self._cut_off)
+        return Query(self.job.tokens + emitted, reserve, self.job.cache_salt, alone=bool(self._cut))
 
     def _open(self, now: float, group: list[int], pair: Pair, query: Query) -> None:
         attempt = _Attempt(len(self.pairs), pair, set(group))
@@ -279,21 +281,6 @@ class Dispatch:
         self._out.append(End(error))
 
 
-_CUT_OFF = ("peer_lost", "stalled")  # how a handoff ends between nodes that do not reach each other
-_CLIENTS_FAULT = (RequestError.code, PromptTooLong.code, "too_long")
-
-
 def _needs(attempt: _Attempt, peer: Peer) -> bool:
     """True if ``attempt`` cannot go on without ``peer``: prefill is not needed once decode took over."""
     return peer == attempt.pair.decode or (peer == attempt.pair.prefill and not attempt.handed)
-
-
-def _error_of(failed: Failed) -> PagewireError:
-    """What the client is told. A node's own words go to the log, but for those about the request itself."""
-    if failed.code == DeadlineExceeded.code:
-        return DeadlineExceeded("the request took longer than it was given")
-    if failed.code in _CLIENTS_FAULT:
-        return RequestError(failed.message, code=failed.code)
-    if failed.retryable:
-        return Unavailable("the nodes could not take the request; try again")
-    return RequestFailed("the request could not be finished")

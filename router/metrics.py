@@ -41,7 +41,7 @@ class Door(Protocol):
 class Metrics:
     """One registry a router, so that several can live in one process."""
 
-    def __init__(self, fleet: Fleet, inflight: Callable[[], int]) -> None:
+    def __init__(self, fleet: Fleet, inflight: Callable[[], int], cut_pairs: Callable[[], int]) -> None:
         self.registry = registry = CollectorRegistry()
         self.ttft = Histogram(
             "pagewire:time_to_first_token_seconds",
@@ -100,6 +100,11 @@ class Metrics:
         Gauge(
             "pagewire:router_inflight_requests", "Requests in the router's hands.", registry=registry
         ).set_function(inflight)
+        Gauge(
+            "pagewire:router_cut_pairs",
+            "Pairs of a prefill and a decode node that did not reach each other when last tried.",
+            registry=registry,
+        ).set_function(cut_pairs)
         registry.register(_Nodes(fleet))
 
     def watch(self, door: Door) -> None:

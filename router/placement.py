@@ -1,18 +1,23 @@
 """Which prefill node reads a prompt, and which decode node writes the answer.
 
-Pure functions over what is known of the nodes and what this router has sent them. Knows no message and no
-clock. ``Query`` carries the token ids so that a score may ask what a node has cached of them.
+Pure functions over what is known of the nodes, of the ways between them, and what this router has sent them.
+Knows no message and no clock. ``Query`` carries the token ids so that a score may ask what a node has cached
+of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import NamedTuple
 
 from pagewire.mailbox import Peer
 from pagewire.messages import DECODE, PREFILL
 from router.fleet import Fleet, Node
+from router.reach import Link, Reach
+
+Tried = frozenset[Peer | Link]  # what has failed the request: nodes, and pairs that did not reach each other
 
 
 class Query(NamedTuple):
@@ -73,37 +78,83 @@ class Ledger:
         _add(self.decoding, entry.pair.decode, -entry.reserve)
 
 
-def choose(fleet: Fleet, ledger: Ledger, query: Query, tried: frozenset[Peer]) -> Pair | None:
-    """The best pair now, or None. Nodes in ``tried``, and silent ones, only where there are no others.
+def choose(now: float, fleet: Fleet, ledger: Ledger, reach: Reach, query: Query, tried: Tried) -> Pair | None:
+    """The best pair now, or None. Nodes in ``tried``, and silent ones, only where there are no others; a pair
+    that is cut, to ``tried`` or to ``reach``, only where all are.
 
-    The decode node alone stands in for both as a last resort: whoever decodes there has to wait meanwhile.
+    The decode node alone stands in for both as a last resort, since whoever decodes there has to wait
+    meanwhile: where ``query`` allows it, or where every pair is cut and one of them surely. Before that is
+    known, the pair whose failure is the longest ago is asked once more.
     """
-    prefill = _best((_prefill_score(n, ledger, tried), n) for n in fleet.of(PREFILL))
-    decode = _best((_decode_score(n, ledger, tried), n) for n in fleet.of(DECODE))
-    if decode is not None and query.alone and (prefill is None or prefill.peer in tried):
-        prefill = decode
-    if prefill is None or decode is None:
+    decodes = [_Scored(_decode_score(node, ledger, tried), node) for node in fleet.of(DECODE)]
+    prefills = [_Scored(_prefill_score(node, ledger, tried), node) for node in fleet.of(PREFILL)]
+    if not decodes:
         return None
-    return Pair(prefill.peer, decode.peer, decode.hello.address)
+    alone = _Couple(min(decodes), min(decodes))
+    if not prefills:
+        return alone.pair if query.alone else None
+    clear = _clear(now, reach, tried, decodes, prefills)
+    if clear is not None:
+        return (alone if query.alone and clear.link[0] in tried else clear).pair
+    cut = [_Couple(*both) for both in product(decodes, prefills)]
+    if query.alone or any(reach.sure(couple.link) for couple in cut):
+        return alone.pair
+    return min(cut, key=lambda c: (c.link in tried, reach.failed_at(c.link), c.score)).pair
 
 
 Score = tuple[bool, bool, float, str]  # the lower the better; the name breaks ties the same way each time
 
 
-def _prefill_score(node: Node, ledger: Ledger, tried: frozenset[Peer]) -> Score:
+class _Scored(NamedTuple):
+    score: Score
+    node: Node
+
+
+class _Couple(NamedTuple):
+    decode: _Scored
+    prefill: _Scored
+
+    @property
+    def link(self) -> Link:
+        return self.prefill.node.peer, self.decode.node.peer
+
+    @property
+    def pair(self) -> Pair:
+        return Pair(*self.link, self.decode.node.hello.address)
+
+    @property
+    def score(self) -> tuple[int, int, Score, Score]:
+        """How many were tried, how many are silent, then the decode node before the prefill node. Where no
+        pair is cut, the lowest is that of the two lowest."""
+        to, by = self.decode.score, self.prefill.score
+        return (to[0] + by[0], to[1] + by[1], to, by)
+
+
+def _clear(
+    now: float, reach: Reach, tried: Tried, decodes: list[_Scored], prefills: list[_Scored]
+) -> _Couple | None:
+    """The lowest that is not cut."""
+
+    def cut(couple: _Couple) -> bool:
+        return couple.link in tried or reach.avoids(now, couple.link)
+
+    best = _Couple(min(decodes), min(prefills))
+    if not cut(best):
+        return best
+    others = (_Couple(*both) for both in product(decodes, prefills))
+    return min((c for c in others if not cut(c)), key=lambda couple: couple.score, default=None)
+
+
+def _prefill_score(node: Node, ledger: Ledger, tried: Tried) -> Score:
     queued = max(node.load.queued_tokens, ledger.prefilling.get(node.peer, 0))
     return (node.peer in tried, node.suspect, queued, node.hello.node)
 
 
-def _decode_score(node: Node, ledger: Ledger, tried: frozenset[Peer]) -> Score:
+def _decode_score(node: Node, ledger: Ledger, tried: Tried) -> Score:
     size = node.hello.page_size
     after_ours = node.hello.num_pages * size - ledger.decoding.get(node.peer, 0)
     free = min(node.load.pages_free * size, after_ours)
     return (node.peer in tried, node.suspect, -free, node.hello.node)
-
-
-def _best(scored: Iterable[tuple[Score, Node]]) -> Node | None:
-    return min(scored, key=lambda pair: pair[0], default=(None, None))[1]
 
 
 def _add(counts: dict[Peer, int], peer: Peer, amount: int) -> None:

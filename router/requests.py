@@ -15,11 +15,13 @@ from pagewire.errors import PagewireError, RequestFailed
 from pagewire.mailbox import Peer
 from pagewire.messages import Beat, Failed, Load, RequestId, TokenItem, Tokens
 from router.actions import Action, ChoiceEnd, Closed, End, Handed, Open, Stop
+from router.failures import cut_off
 from router.feed import Delta, Feed
 from router.fleet import Change, Fleet, NodeJoined, NodeLost
 from router.inflight import Inflight
 from router.metrics import Metrics
-from router.placement import Ledger, Pair, Query, choose
+from router.placement import Ledger, Pair, Query, Tried, choose
+from router.reach import Reach
 
 LINGER_S = 0.2  # for spans that come after the last token
 PROMPT_LINGER_S = 1.0  # for the prompt's log-probabilities, without which there is no answer
@@ -60,6 +62,7 @@ class Requests:
     def __init__(self, fleet: Fleet, mailbox: Mailbox, metrics: Metrics, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.ledger = Ledger()
+        self.reach = Reach()
         self._fleet = fleet
         self._mailbox = mailbox
         self._metrics = metrics
@@ -89,8 +92,8 @@ class Requests:
         for member in list(self._inflight.values()):
             self.cancel(member, error)
 
-    def choose(self, query: Query, tried: frozenset[Peer]) -> Pair | None:
-        return choose(self._fleet, self.ledger, query, tried)
+    def choose(self, query: Query, tried: Tried) -> Pair | None:
+        return choose(self.clock(), self._fleet, self.ledger, self.reach, query, tried)
 
     def reachable(self, peer: Peer) -> bool:
         """Send a heartbeat."""
@@ -134,7 +137,17 @@ class Requests:
         for node in pair[:2] if pair is not None else ():
             if not self.reachable(node):
                 self.changed(now, self._fleet.drop(node, "it hung up"))
+        if pair is not None and peer == pair.prefill and cut_off(message):
+            self._cut_off(now, pair, message)
         self._act(member, member.dispatch.failed(now, peer, message))
+
+    def _cut_off(self, now: float, pair: Pair, message: Failed) -> None:
+        """The two nodes did not reach each other, though we reach both: for other requests to know."""
+        if any(self._fleet.get(node) is None for node in pair[:2]):
+            return
+        if self.reach.failed(now, pair[:2], (message.request, message.attempt)):
+            names = pair.prefill.node, pair.decode.node
+            log.warning("%s and %s do not reach each other (%s): others go first", *names, message.code)
 
     def changed(self, now: float, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -145,6 +158,8 @@ class Requests:
                         self._act(member, member.dispatch.tick(now))
                 case NodeLost(peer, role, reason):
                     log.warning("%s lost: %s", peer.node, reason)
+                    if self._fleet.get(peer) is None:  # else it lives, and has only begun a new session
+                        self.reach.forget(peer)
                     self._metrics.lost.labels(role).inc()
                     for member in list(self._inflight.values()):
                         self._act(member, member.dispatch.lost(now, peer))
@@ -170,6 +185,7 @@ class Requests:
                 self._token(member, item)
             case Open(pair, query, message):
                 self.ledger.opened(request, message.attempt, pair, query)
+                self.reach.opened(pair[:2], (request, message.attempt))
                 if message.attempt > 0:
                     self._metrics.retries.inc()
                 if not self._mailbox.send(pair.prefill, message):
@@ -178,13 +194,19 @@ class Requests:
                 self._mailbox.send(peer, cancel)
             case Handed(attempt):
                 self.ledger.handed(request, attempt)
+                self._came_through(member.dispatch.pairs[attempt])
             case Closed(attempt):
                 self.ledger.closed(request, attempt)
+                self.reach.closed(member.dispatch.pairs[attempt][:2], (request, attempt))
             case ChoiceEnd() as end:
                 self._metrics.finished.labels(member.choices[end.choice].finish or end.reason).inc()
                 self._publish(member, member.choice_end(end))
             case End(error):
                 self._ended(member, error)
+
+    def _came_through(self, pair: Pair) -> None:
+        if self.reach.reached(pair[:2]):
+            log.info("%s and %s reach each other again", pair.prefill.node, pair.decode.node)
 
     def _token(self, member: Inflight, item: TokenItem) -> None:
         now, choice = self.clock(), member.choices[item.choice]

@@ -53,7 +53,7 @@ class Service:
             suspect_after=options.suspect_after_s,
             lost_after=options.lost_after_s,
         )
-        self.metrics = Metrics(self.fleet, lambda: len(self.requests))
+        self.metrics = Metrics(self.fleet, lambda: len(self.requests), lambda: len(self.requests.reach))
         self.requests = Requests(self.fleet, mailbox, self.metrics, clock)
         self.draining = False
         self._mailbox = mailbox

@@ -45,6 +45,7 @@ class Cluster:
     """A mailbox with nodes behind it. ``script`` gives the tokens of a choice; ``eos`` ends one.
 
     ``hold_at`` k: no token of index k or later comes until ``release``. ``mute`` spans are never reported.
+    ``apart`` are prefill and decode nodes, by name, that do not reach each other.
     """
 
     def __init__(self, script: Callable[[PrefillRequest, int], list[int]], eos: int) -> None:
@@ -53,6 +54,7 @@ class Cluster:
         self.sent: list[tuple[Peer, Any]] = []
         self.hold_at: int | None = None
         self.mute = False
+        self.apart: set[tuple[str, str]] = set()
         self.decode_first = False  # decode's message overtakes prefill's
         self.max_model_len = 256
         self.loads: dict[Peer, Load] = {}
@@ -133,7 +135,7 @@ class Cluster:
 
     def _start(self, prefill: Peer, request: PrefillRequest) -> None:
         decode = Peer(request.decode.node, request.decode.epoch)
-        if decode not in self.alive:
+        if decode not in self.alive or (prefill.node, decode.node) in self.apart:
             self.say(prefill, failed(prefill, request))
             return
         key = (request.request, request.attempt)

@@ -6,7 +6,7 @@ from pagewire.messages import Cancel, Epoch, Failed, NodeId, RequestId, TokenIte
 from pagewire.sampling import SamplingParams
 from router.actions import Action, ChoiceEnd, Closed, End, Handed, Job, Open, Stop
 from router.dispatch import ALONE_S, GAP_S, MAX_HELD, Dispatch
-from router.placement import Pair, Query
+from router.placement import Pair, Query, Tried
 
 ID = RequestId("f" * 32)
 P0, P1 = Peer(NodeId("prefill-0"), Epoch("e")), Peer(NodeId("prefill-1"), Epoch("e"))
@@ -14,7 +14,8 @@ D0, D1 = Peer(NodeId("decode-0"), Epoch("e")), Peer(NodeId("decode-1"), Epoch("e
 
 
 class World:
-    """Nodes that come and go; the first untried living one is chosen."""
+    """Nodes that come and go; the first untried living ones are chosen, in a pair that is not cut if there is
+    one."""
 
     def __init__(self, n: int = 1, nodes: tuple[Peer, ...] = (P0, P1, D0, D1), **sampling: object) -> None:
         self.nodes = list(nodes)
@@ -23,13 +24,14 @@ class World:
         self.dispatch = Dispatch(self.job, self.choose)
         self.started = self.dispatch.start(0.0)
 
-    def choose(self, query: Query, tried: frozenset[Peer]) -> Pair | None:
+    def choose(self, query: Query, tried: Tried) -> Pair | None:
         ranked = sorted(self.nodes, key=lambda node: node in tried)
         prefills = [node for node in ranked if node.node.startswith("prefill")]
         decodes = [node for node in ranked if node.node.startswith("decode")]
-        if query.alone and not [node for node in prefills if node not in tried]:
-            prefills = decodes
-        return Pair(prefills[0], decodes[0], "shm://x") if prefills and decodes else None
+        clear = [Pair(p, d, "shm://x") for d in decodes for p in prefills if (p, d) not in tried]
+        if query.alone and decodes and not [pair for pair in clear if pair.prefill not in tried]:
+            clear = [Pair(decodes[0], decodes[0], "shm://x")]
+        return clear[0] if clear else None
 
     def token(
         self, peer: Peer, index: int, *, attempt: int = 0, choice: int = 0, finish: str = "", now: float = 0.0
@@ -201,6 +203,46 @@ def test_decode_does_all_of_it_at_once_where_no_prefill_node_reaches_it() -> Non
     cut_off = world.dispatch.failed(0.0, P0, failed(code="peer_lost"))
     again = opens([*cut_off, *world.dispatch.tick(0.5)])
     assert [opened.pair[:2] for opened in again] == [(D0, D0)]
+
+
+def cut_off(attempt: int) -> Failed:
+    return failed(attempt, code="peer_lost")
+
+
+def test_a_pair_that_does_not_reach_each_other_parts_and_its_prefill_node_goes_on() -> None:
+    (opened,) = opens(World().dispatch.failed(0.0, P0, cut_off(0)))
+    assert opened.pair[:2] == (P0, D1)
+
+
+def test_another_prefill_node_is_asked_where_there_is_no_other_decode_node() -> None:
+    world = World(nodes=(P0, P1, D0))
+    again = opens([*world.dispatch.failed(0.0, P0, cut_off(0)), *world.dispatch.tick(0.5)])
+    assert [opened.pair[:2] for opened in again] == [(P1, D0)]
+
+
+def test_a_failure_of_a_node_is_remembered_beside_that_of_a_pair() -> None:
+    world = World(nodes=(P0, P1, D0, D1))
+    world.dispatch.failed(0.0, P0, cut_off(0))
+    again = opens([*world.dispatch.failed(0.0, P0, failed(1)), *world.dispatch.tick(1.0)])
+    assert [opened.pair[:2] for opened in again] == [(P1, D0)]
+
+
+def test_after_two_pairs_that_are_cut_decode_does_all_of_it() -> None:
+    world = World()
+    world.dispatch.failed(0.0, P0, cut_off(0))
+    again = opens([*world.dispatch.failed(2.5, P0, cut_off(1)), *world.dispatch.tick(3.0)])
+    assert [opened.pair[:2] for opened in again] == [(D0, D0)]
+    assert indexes(world.token(D0, 0, attempt=2, now=3.0)) == [0]
+
+
+def test_one_pair_that_is_cut_under_several_choices_is_one() -> None:
+    world = World(n=2)
+    world.token(P0, 0, choice=0)
+    world.token(P0, 0, choice=1)
+    world.lose(D0)  # each choice goes on by itself, both on the same nodes
+    again = opens([*world.dispatch.failed(0.0, P0, cut_off(1)), *world.dispatch.failed(0.0, P0, cut_off(2))])
+    again += opens(world.dispatch.tick(1.0))
+    assert [opened.pair[:2] for opened in again] == [(P1, D1), (P1, D1)]
 
 
 def test_a_full_decode_node_does_not_get_the_prompts_as_well() -> None:

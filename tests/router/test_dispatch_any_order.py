@@ -12,7 +12,7 @@ from pagewire.messages import Epoch, Failed, NodeId, RequestId, TokenItem
 from pagewire.sampling import SamplingParams
 from router.actions import Action, ChoiceEnd, Closed, End, Handed, Job, Open, Stop
 from router.dispatch import Dispatch
-from router.placement import Pair, Query
+from router.placement import Pair, Query, Tried
 
 ID = RequestId("f" * 32)
 NODES = [Peer(NodeId(name), Epoch("e")) for name in ("prefill-0", "prefill-1", "decode-0", "decode-1")]
@@ -45,11 +45,14 @@ class Walk:
         self.dispatch = Dispatch(job, self.choose)
         self.check(self.dispatch.start(0.0))
 
-    def choose(self, query: Query, tried: frozenset[Peer]) -> Pair | None:
+    def choose(self, query: Query, tried: Tried) -> Pair | None:
         ranked = sorted(self.alive, key=lambda node: (node in tried, node))
         prefills = [node for node in ranked if node.node.startswith("prefill")]
         decodes = [node for node in ranked if node.node.startswith("decode")]
-        return Pair(prefills[0], decodes[0], "x") if prefills and decodes else None
+        pairs = sorted(((p, d) for p in prefills for d in decodes), key=lambda link: link in tried)
+        if query.alone and decodes and (not pairs or pairs[0] in tried):
+            return Pair(decodes[0], decodes[0], "x")
+        return Pair(*pairs[0], "x") if pairs else None
 
     def check(self, actions: list[Action]) -> None:
         for action in actions:
@@ -91,7 +94,8 @@ class Walk:
             item = self.item(a, b, len(self.emitted[b]) + c // 3, d)
             self.check(event.token(self.now, sender, item))
         elif kind == "failed" and sender:
-            failed = Failed(sender.node, sender.epoch, ID, a, "x", "", retryable=b > 0)
+            code = "peer_lost" if b % 2 else "x"
+            failed = Failed(sender.node, sender.epoch, ID, a, code, "", retryable=b > 0)
             self.check(event.failed(self.now, sender, failed))
         elif kind == "lose" and NODES[a] in self.alive:
             self.alive.remove(NODES[a])

@@ -7,10 +7,11 @@ from pagewire.layout import KVLayout
 from pagewire.mailbox import Peer
 from pagewire.messages import Beat, Epoch, Hello, Load, NodeId
 from router.fleet import Fleet
-from router.placement import Ledger, Pair, Query, choose
+from router.placement import Ledger, Pair, Query, Tried, choose
+from router.reach import FIRST_S, Link, Reach
 
 LAYOUT = KVLayout(layers=2, kv_heads=1, head_dim=8, dtype="float32", model="m")
-NO_TRIES: frozenset[Peer] = frozenset()
+NO_TRIES: Tried = frozenset()
 
 
 def peer(name: str) -> Peer:
@@ -31,8 +32,29 @@ def load(here: Fleet, name: str, **counts: int) -> None:
     here.beat(0.0, peer(name), Beat(NodeId(name), Epoch("e"), Load(pages_total=64, **counts)))
 
 
-def chosen(here: Fleet, ledger: Ledger | None = None, tried: frozenset[Peer] = NO_TRIES) -> Pair | None:
-    return choose(here, ledger or Ledger(), Query([1, 2, 3], 20), tried)
+def chosen(
+    here: Fleet,
+    ledger: Ledger | None = None,
+    tried: Tried = NO_TRIES,
+    reach: Reach | None = None,
+    now: float = 0.0,
+    *,
+    alone: bool = False,
+) -> Pair | None:
+    query = Query([1, 2, 3], 20, alone=alone)
+    return choose(now, here, ledger or Ledger(), reach or Reach(), query, tried)
+
+
+def link(prefill: int, decode: int) -> Link:
+    return peer(f"prefill-{prefill}"), peer(f"decode-{decode}")
+
+
+def cut(*links: Link) -> Reach:
+    """The first failed first."""
+    reach = Reach()
+    for number, one in enumerate(links):
+        reach.failed(number / 10, one, ("r", 0))
+    return reach
 
 
 def test_half_a_pair_is_none() -> None:
@@ -46,20 +68,19 @@ def test_a_pair_has_the_decode_address() -> None:
     )
 
 
-ALONE = Query([1, 2, 3], 20, alone=True)
 DECODE_ONLY = Pair(peer("decode-0"), peer("decode-0"), "shm://decode-0")
 
 
 def test_a_decode_node_alone_is_the_last_resort() -> None:
-    assert choose(fleet("decode-0"), Ledger(), ALONE, NO_TRIES) == DECODE_ONLY
-    pair = choose(fleet("prefill-0", "decode-0"), Ledger(), ALONE, NO_TRIES)
+    assert chosen(fleet("decode-0"), alone=True) == DECODE_ONLY
+    pair = chosen(fleet("prefill-0", "decode-0"), alone=True)
     assert pair == Pair(peer("prefill-0"), peer("decode-0"), "shm://decode-0")
 
 
 def test_a_prefill_node_that_was_tried_is_no_better_than_none() -> None:
     here, tried = fleet("prefill-0", "decode-0"), frozenset({peer("prefill-0"), peer("decode-0")})
-    assert choose(here, Ledger(), ALONE, tried) == DECODE_ONLY
-    assert choose(here, Ledger(), Query([1, 2, 3], 20), tried) != DECODE_ONLY
+    assert chosen(here, tried=tried, alone=True) == DECODE_ONLY
+    assert chosen(here, tried=tried) != DECODE_ONLY
 
 
 def test_the_shorter_queue_prefills() -> None:
@@ -97,6 +118,77 @@ def test_silent_nodes_are_avoided() -> None:
     here.heard(2.0, peer("prefill-1"))
     here.sweep(2.0)
     assert chosen(here).prefill == peer("prefill-1")  # type: ignore[union-attr]
+
+
+FOUR = ("prefill-0", "prefill-1", "decode-0", "decode-1")
+EVERY = [link(p, d) for d in (0, 1) for p in (0, 1)]
+
+
+def test_a_cut_pair_is_avoided_for_the_decode_node_that_has_most_room() -> None:
+    assert chosen(fleet(*FOUR), reach=cut(link(0, 0)))[:2] == link(1, 0)  # type: ignore[index]
+    assert chosen(fleet(*FOUR), reach=cut(link(0, 0), link(1, 0)))[:2] == link(0, 1)  # type: ignore[index]
+
+
+def test_a_cut_pair_of_this_request_alone_is_avoided() -> None:
+    assert chosen(fleet(*FOUR), tried=frozenset([link(0, 0)]))[:2] == link(1, 0)  # type: ignore[index]
+
+
+def test_no_silent_node_is_taken_for_the_sake_of_a_free_one() -> None:
+    here = fleet(*FOUR)
+    for name in ("prefill-0", "decode-0", "decode-1"):
+        here.heard(2.0, peer(name))
+    here.sweep(2.0)
+    assert chosen(here, reach=cut(link(0, 0)))[:2] == link(0, 1)  # type: ignore[index]
+
+
+def test_when_its_time_is_up_a_cut_pair_is_as_good_as_any_until_one_asks() -> None:
+    reach = cut(link(0, 0))
+    assert chosen(fleet(*FOUR), reach=reach, now=FIRST_S)[:2] == link(0, 0)  # type: ignore[index]
+    reach.opened(link(0, 0), ("a", 0))
+    assert chosen(fleet(*FOUR), reach=reach, now=FIRST_S)[:2] == link(1, 0)  # type: ignore[index]
+
+
+def test_where_all_are_cut_the_longest_ago_is_asked() -> None:
+    reach = cut(link(1, 0), *[one for one in EVERY if one != link(1, 0)])
+    assert chosen(fleet(*FOUR), reach=reach, now=1.0)[:2] == link(1, 0)  # type: ignore[index]
+    tried = frozenset([link(1, 0)])
+    assert chosen(fleet(*FOUR), reach=reach, now=1.0, tried=tried)[:2] == EVERY[0]  # type: ignore[index]
+
+
+def test_where_all_are_cut_decode_does_all_of_it_if_it_may() -> None:
+    assert chosen(fleet(*FOUR), reach=cut(*EVERY), now=1.0, alone=True) == DECODE_ONLY
+
+
+def test_where_all_are_cut_and_one_for_sure_decode_does_all_of_it_at_once() -> None:
+    reach = cut(*EVERY)
+    reach.opened(EVERY[0], ("r", 1))
+    reach.failed(0.5, EVERY[0], ("r", 1))
+    assert chosen(fleet(*FOUR), reach=reach, now=1.0) == DECODE_ONLY
+    reach.reached(EVERY[3])
+    assert chosen(fleet(*FOUR), reach=reach, now=1.0)[:2] == EVERY[3]  # type: ignore[index]
+
+
+loads = st.integers(0, 3)
+
+
+@given(
+    st.lists(loads, min_size=6, max_size=6),
+    st.sets(st.sampled_from([(p, d) for p in range(3) for d in range(3)])),
+)
+@settings(deadline=None)
+def test_the_lowest_pair_that_is_not_cut(busy: list[int], cuts: set[tuple[int, int]]) -> None:
+    names = [f"{role}-{number}" for role in ("prefill", "decode") for number in range(3)]
+    here = fleet(*names)
+    for name, count in zip(names, busy, strict=True):
+        load(here, name, queued_tokens=count, pages_free=64 - count)
+    pair = chosen(here, reach=cut(*(link(*one) for one in sorted(cuts))), now=1.0)
+    clear = [(busy[3 + d], d, busy[p], p) for p in range(3) for d in range(3) if (p, d) not in cuts]
+    assert pair is not None
+    if clear:
+        _, d, _, p = min(clear)
+        assert pair[:2] == link(p, d)
+    else:
+        assert pair[:2] == link(0, 0)  # it failed first
 
 
 @given(st.lists(st.tuples(st.integers(1, 99), st.integers(0, 99), st.booleans()), max_size=20))
