@@ -26,6 +26,7 @@ from pagewire import __version__
 from pagewire import messages as m
 from pagewire.audit import Audit, clean
 from pagewire.codec import MAX_MESSAGE_BYTES, Codec, fingerprint, unseal
+from pagewire.dialling import EVENTS, Dialling
 from pagewire.errors import ConfigError, RemoteProtocolError
 from pagewire.guard import Refusals
 from pagewire.messages import DECODE, PREFILL, ROUTER, Beat, Epoch, Hello, Load, NodeId, Welcome
@@ -132,6 +133,7 @@ class _Line:
 
     socket: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
+    dialling: Dialling
     session: int = 1
     router: NodeId | None = None  # None until it has welcomed us
     epoch: Epoch | None = None
@@ -204,8 +206,7 @@ class NodeMailbox:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, _HANDSHAKE_MS)  # the kernel's own tries get ever rarer
         apply_client(socket, secret, self._hello.role, ROUTER)
-        events = zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED
-        line = _Line(socket, socket.get_monitor_socket(events))
+        line = _Line(socket, socket.get_monitor_socket(EVENTS), Dialling(address))
         socket.connect(address)
         return line
 
@@ -218,6 +219,9 @@ class NodeMailbox:
             now = time.monotonic()
             for line in self._silent(now):
                 self._lose(line)
+            for line in self._lines:
+                if line.dialling.abandoned(now):
+                    _dial_again(line)
             if now >= next_beat:
                 self._beat()
                 next_beat = now + BEAT_EVERY_S
@@ -255,9 +259,12 @@ class NodeMailbox:
     def _noticed(self, line: _Line) -> None:
         """The connection came up, or broke: what was under way is gone then, whichever way it went."""
         while line.monitor.poll(0):
-            if recv_monitor_message(line.monitor)["event"] == zmq.EVENT_DISCONNECTED:
+            event = recv_monitor_message(line.monitor)["event"]
+            if (warning := line.dialling.saw(time.monotonic(), event)) is not None:
+                log.warning("%s", warning)
+            if event == zmq.EVENT_DISCONNECTED:
                 self._lose(line)
-            elif not line.joined:
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED and not line.joined:
                 self._greet(line)
 
     def _hear(self, line: _Line, now: float) -> None:
@@ -331,6 +338,12 @@ def _pair(context: zmq.Context[Any], name: str, *, bind: bool) -> zmq.Socket[byt
     else:
         socket.connect(name)
     return socket
+
+
+def _dial_again(line: _Line) -> None:
+    with contextlib.suppress(zmq.ZMQError):  # it may have forgotten the address by itself
+        line.socket.disconnect(line.dialling.address)
+    line.socket.connect(line.dialling.address)
 
 
 def _try_send(socket: zmq.Socket[bytes], data: bytes) -> None:

@@ -32,9 +32,14 @@ def welcome(epoch: str = "r1", refused: str = "", session: int = 1) -> Welcome:
 
 
 class Between:
-    """A proxy that can end a connection towards the node while the router's end stays open."""
+    """A proxy that can end a connection towards the node while the router's end stays open. While it is
+    ``strange``, it answers as a socket of another kind would: ZMTP's greeting, without CURVE."""
+
+    GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + bytes(32)
 
     def __init__(self, port: int) -> None:
+        self.strange = False
+        self.answered = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self._port = port
@@ -54,6 +59,13 @@ class Between:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
+                if self.strange:
+                    near.sendall(self.GREETING)
+                    while near.recv(1 << 16):  # the node is the one who hangs up
+                        pass
+                    near.close()
+                    self.answered += 1
+                    continue
                 far = socket.create_connection(("127.0.0.1", self._port))
                 self._near.append(near)
                 self._far.append(far)
@@ -213,6 +225,74 @@ async def test_a_malformed_message_is_counted_and_skipped(router: RouterMailbox)
 async def test_beyond_loopback_needs_a_secret() -> None:
     with pytest.raises(ConfigError, match="secret"):
         RouterMailbox("tcp://0.0.0.0:0")
+
+
+OURS, THEIRS = b"o" * 32, b"t" * 32
+
+
+def told(log: pytest.LogCaptureFixture) -> list[str]:
+    return [r.message for r in log.records if r.name == "pagewire.mailbox" and r.levelname == "WARNING"]
+
+
+async def waited(log: pytest.LogCaptureFixture, seconds: float) -> list[str]:
+    """The warnings of the mailboxes, as soon as there is one."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not told(log):
+                await asyncio.sleep(0.01)
+    return told(log)
+
+
+@pytest.mark.parametrize("theirs", [THEIRS, None])
+async def test_a_node_with_another_secret_says_so(
+    theirs: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    router = RouterMailbox("tcp://127.0.0.1:0", OURS)
+    node = NodeMailbox(hello(), [router.address], theirs)
+    (line,) = await waited(caplog, 5.0)
+    assert router.address in line
+    assert "secret" in line
+    node.close()
+    router.close()
+
+
+async def test_a_node_with_the_right_secret_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    router = RouterMailbox("tcp://127.0.0.1:0", OURS)
+    node = NodeMailbox(hello(), [router.address], OURS)
+    await join(router, node)
+    await until(router, Beat)
+    assert told(caplog) == []
+    node.close()
+    router.close()
+
+
+async def test_a_node_without_a_router_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pagewire.dialling.PATIENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+    node = NodeMailbox(hello(), [address], OURS)
+    (line,) = await waited(caplog, 5.0)
+    assert f"no router can be reached at {address}" in line
+    node.close()
+
+
+async def test_a_node_that_met_another_kind_of_server_dials_again() -> None:
+    router = RouterMailbox("tcp://127.0.0.1:0", OURS)
+    between = Between(int(router.address.rsplit(":", 1)[1]))
+    between.strange = True
+    node = NodeMailbox(hello(), [between.address], OURS)
+    async with asyncio.timeout(10):
+        while not between.answered:
+            await asyncio.sleep(0.01)
+    between.strange = False
+    peer, message = await until(router, Hello)
+    router.send(peer, welcome(session=message.session))
+    await until(router, Beat)
+    node.close()
+    between.close()
+    router.close()
 
 
 async def test_a_node_that_dials_again_is_heard_before_its_old_line_is_cut(router: RouterMailbox) -> None:
