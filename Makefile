@@ -23,7 +23,7 @@ help:  ## Show this list
 venv: $(STAMP)  ## Make .venv with everything that is needed to run and to test
 
 # torch comes first and pinned: left to the resolver, it may bring gigabytes of CUDA libraries.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(wildcard kernels/native/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "pagewire needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Setting up $(VENV): this takes some minutes the first time."

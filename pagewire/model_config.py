@@ -99,7 +99,7 @@ def load_config(source: ModelSource) -> ModelConfig:
     return parse_config(config | {"eos_token_id": [*_ids(config.get("eos_token_id")), *extra_eos]})
 
 
-def fingerprint(source: ModelSource, load_format: str = "auto") -> str:
+def fingerprint(source: ModelSource, load_format: str = "auto", quantization: str = "none") -> str:
     """Name the content of a model in 32 hex digits: equal ones write interchangeable KV.
 
     Covers every entry of the config that shapes the KV, and ``weights_digest``. Dummy weights follow from the
@@ -108,7 +108,8 @@ def fingerprint(source: ModelSource, load_format: str = "auto") -> str:
     config = load_config(source)
     shape = {key: value for key, value in asdict(config).items() if key not in _NOT_IN_KV}
     shape["windowed_layers"] = sorted(config.windowed_layers)
-    digest = blake2b(json.dumps([load_format, shape], sort_keys=True).encode(), digest_size=16)
+    facts = json.dumps([load_format, quantization, shape], sort_keys=True)
+    digest = blake2b(facts.encode(), digest_size=16)
     if load_format != "dummy":
         digest.update(weights_digest(source))
     return digest.hexdigest()

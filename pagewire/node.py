@@ -65,6 +65,7 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
         source,
         dtype=options.dtype,
         load_format=options.load_format,
+        quantization=options.quantization,
         max_model_len=options.max_model_len,
         kv_cache_bytes=options.kv_cache_bytes,
         page_size=options.page_size,

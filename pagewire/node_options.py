@@ -32,6 +32,7 @@ class NodeOptions:
     handoff: str = ""
     dtype: str = "auto"
     load_format: str = "auto"
+    quantization: str = "none"
     max_model_len: int | None = None
     page_size: int = 16
     kv_cache_bytes: int = 1 << 30

@@ -18,6 +18,7 @@ from router.options import RouterOptions
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
+Quantization = Literal["none", "int8"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 Model = Annotated[
@@ -140,6 +141,14 @@ class EngineFlags:
             rich_help_panel="Engine",
         ),
     ] = "auto"
+    quantization: Annotated[
+        Quantization,
+        typer.Option(
+            metavar="METHOD",
+            help="none, or int8: on a CPU, weights and what they are multiplied with in int8.",
+            rich_help_panel="Engine",
+        ),
+    ] = "none"
     load_format: Annotated[
         LoadFormat,
         typer.Option(
@@ -198,6 +207,7 @@ class EngineFlags:
             routers=(),
             dtype=self.dtype,
             load_format=self.load_format,
+            quantization=self.quantization,
             max_model_len=names.max_model_len,
             page_size=self.page_size,
             kv_cache_bytes=sizes.parse_size(self.kv_cache_memory),

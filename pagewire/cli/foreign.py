@@ -21,9 +21,6 @@ _NODES = "scale with more nodes, --prefill and --decode, instead"
 _TP = _Flag(("1",), f"a node computes on one device so far; {_NODES}")
 _PP = _Flag(("1",), f"a node holds all layers of the model so far; {_NODES}")
 _DP = _Flag(("1",), "say how many nodes of each kind to run with --prefill and --decode")
-_QUANTIZATION = _Flag(
-    ("none",), "weights are dequantised as they are loaded; there is no quantised arithmetic yet"
-)
 _UTILIZATION = _Flag((), "say how much memory the KV cache may take with --kv-cache-memory, 4GiB say")
 _FLAGS = {
     "--tensor-parallel-size": _TP,
@@ -33,8 +30,6 @@ _FLAGS = {
     "--data-parallel-size": _DP,
     "-dp": _DP,
     "--gpu-memory-utilization": _UTILIZATION,
-    "--quantization": _QUANTIZATION,
-    "-q": _QUANTIZATION,
     "--kv-cache-dtype": _Flag(("auto",), "the KV cache is kept in the dtype of --dtype"),
     "--kv-transfer-config": _Flag((), "the handoff is built in; see --prefill, --decode and --transport"),
     "--speculative-config": _Flag((), "speculative decoding is not there"),
@@ -49,6 +44,7 @@ _FLAGS = {
 }
 _SYNONYMS = {
     "--block-size": "--page-size",
+    "-q": "--quantization",
     "--kv-cache-memory-bytes": "--kv-cache-memory",
     "--no-enable-prefix-caching": "--no-prefix-caching",
 }
@@ -63,7 +59,11 @@ def in_our_words(argv: Sequence[str]) -> list[str]:
         name = name.replace("_", "-") if name.startswith("--") else name
         flag = _FLAGS.get(name)
         if flag is None:
-            kept.append(_SYNONYMS.get(name, name) + given + value if name.startswith("--") else word)
+            kept.append(
+                _SYNONYMS.get(name, name) + given + value
+                if name in _SYNONYMS or name.startswith("--")
+                else word
+            )
             continue
         if flag.takes_value and not given:
             value = next(rest, "")

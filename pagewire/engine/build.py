@@ -36,6 +36,7 @@ def build_engine(
     *,
     dtype: str = "auto",
     load_format: str = "auto",
+    quantization: str = "none",
     max_model_len: int | None = None,
     kv_cache_bytes: int = 1 << 30,
     page_size: int = 16,
@@ -47,7 +48,8 @@ def build_engine(
     """Load ``source`` and give it ``kv_cache_bytes`` of KV memory. ``progress(done, total)`` counts weight
     bytes.
 
-    ``dtype`` "auto" is bfloat16 on a GPU and float32 on a CPU. ``max_model_len`` None is as far as the
+    ``dtype`` "auto" is bfloat16 on a GPU and float32 on a CPU. ``quantization`` "int8": weights and what they
+    are multiplied with, on a CPU. ``max_model_len`` None is as far as the
     model's own config goes. Raises ModelError or ConfigError.
     """
     model = load_config(source)
@@ -57,7 +59,9 @@ def build_engine(
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch_dtype = _dtype(dtype, device)
-    layout = kv_layout(model, str(torch_dtype).removeprefix("torch."), fingerprint(source, load_format))
+    layout = kv_layout(
+        model, str(torch_dtype).removeprefix("torch."), fingerprint(source, load_format, quantization)
+    )
     num_pages = pages_for(kv_cache_bytes, layout, page_size)
     limit = max_model_len or model.context_length
     config = EngineConfig(
@@ -69,7 +73,7 @@ def build_engine(
         prefix_caching=prefix_caching,
     )
     decoder = load_model(
-        source, model, torch_dtype, device, load_format, progress, positions=config.max_model_len
+        source, model, torch_dtype, device, load_format, progress, config.max_model_len, quantization
     )
     runner = ModelRunner(decoder, KVCache(layout, num_pages, page_size, device))
     runner.warm_up()

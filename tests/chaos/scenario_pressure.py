@@ -25,7 +25,7 @@ PROMPT = 2 * BATCH // WAITING  # so that those that wait are all it may ask for
 FILLERS, FILLER_PROMPT, FILLER_TOKENS = 4, 1300, 700
 OTHERS = 16
 PATIENCE_S = 240.0
-BOUND_S = 20.0
+BOUND_S = 10.0
 FLAGS = (
     *("--decode", "2", "--kv-cache-memory", "4MiB", "--max-num-batched-tokens", str(BATCH)),
     *("--recovery-timeout", "60"),

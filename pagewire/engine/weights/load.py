@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from pagewire.engine.int8_decoder import Int8Decoder
 from pagewire.engine.model import Decoder
 from pagewire.engine.weights import dummy, gguf_file, safetensors_files
 from pagewire.errors import ConfigError, ModelError
@@ -17,6 +18,7 @@ from pagewire.hub import ModelSource
 from pagewire.model_config import ModelConfig
 
 LOAD_FORMATS = ("auto", "dummy")
+QUANTIZATIONS: dict[str, type[Decoder]] = {"none": Decoder, "int8": Int8Decoder}
 Progress = Callable[[int, int], None]
 NamedTensor = tuple[str, Tensor]
 
@@ -29,16 +31,20 @@ def load_model(
     load_format: str = "auto",
     progress: Progress | None = None,
     positions: int | None = None,
+    quantization: str = "none",
 ) -> Decoder:
     """Build the model and fill its weights, converted to ``dtype``.
 
     ``load_format`` "dummy" makes weights up, and needs no ``source``. ``progress(done, total)`` is called
     with bytes of the model in memory. ``positions``: length of the rotary table, by default the model's
-    context length. Raises ModelError naming the tensor that is missing, unexpected or of another shape.
+    context length. ``quantization`` "int8" computes in int8 on a CPU. Raises ConfigError, and ModelError
+    naming the tensor that is missing, unexpected or of another shape.
     """
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(f"--quantization {quantization}: use {' or '.join(QUANTIZATIONS)}")
     if load_format not in LOAD_FORMATS:
         raise ConfigError(f"--load-format {load_format}: use {' or '.join(LOAD_FORMATS)}")
-    decoder = Decoder(config, dtype, torch.device(device), positions)
+    decoder = QUANTIZATIONS[quantization](config, dtype, torch.device(device), positions)
     if load_format == "dummy":
         tensors = dummy.tensors({name: place.shape for name, place in decoder.named_weights().items()})
     elif source is None:
