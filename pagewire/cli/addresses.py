@@ -37,8 +37,6 @@ def handoff(address: str, router: str) -> str:
     """
     if address.startswith("shm://"):
         return address
-    if address.startswith("nixl://"):
-        return handoff(address.replace("nixl://", "tcp://", 1), router).replace("tcp://", "nixl://", 1)
     parts = tcp(address, "--handoff")
     if parts.hostname not in _ANY:
         return address

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import typer
@@ -29,7 +30,16 @@ Spellings of vLLM are accepted where they mean the same: `--block-size`, `--kv-c
 def page() -> str:
     """The whole page."""
     group: Any = typer.main.get_command(app)
-    return _HEAD + "".join(_section(name, command) for name, command in group.commands.items())
+    return _HEAD + "".join(_section(name, command) for name, command in _leaves(group))
+
+
+def _leaves(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All commands that do something, with the words that call them."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _leaves(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
 
 
 def _section(name: str, command: Any) -> str:

@@ -1,0 +1,191 @@
+"""How fast an engine computes with nobody to serve, and how fast this machine would let it be.
+
+Rates are tokens per second of the engine's own steps, as a node takes them: scheduling, arithmetic, sampling.
+The floor is a roofline (Williams, Waterman and Patterson 2009), measured in the same run: the multiplications
+of the weights at the rate of the best matrix product that the engine uses, and the weights and the KV read
+once a step at the rate at which memory is read; whichever takes longer. Knows engines and numbers; prints
+nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from kernels import native_library as native
+from pagewire.engine.build import Built
+from pagewire.engine.engine import Engine
+from pagewire.engine.int8_decoder import Int8Decoder
+from pagewire.engine.sequence import Sequence
+from pagewire.errors import ConfigError
+from pagewire.messages import RequestId
+from pagewire.sampling import SamplingParams
+
+PROMPT = 256  # tokens
+BATCHES = (1, 8, 32)
+ROUNDS = 3
+_AT_ONCE = 8  # prompts
+_STEPS = 32  # of decoding, a round
+_PROBE_S = 0.3
+
+Say = Callable[[str], None]
+
+
+class Rates(NamedTuple):
+    """Tokens per second: of prompts, and by the number of sequences that decode at once."""
+
+    prefill: float
+    decode: dict[int, float]
+
+
+class Spread(NamedTuple):
+    median: Rates
+    low: Rates
+    high: Rates
+
+
+class Report(NamedTuple):
+    """``peak`` multiplications per second, ``bandwidth`` bytes read per second."""
+
+    rates: Spread
+    floor: Rates
+    peak: float
+    bandwidth: float
+    weight_bytes: int
+    threads: int
+
+
+def measure(built: Built, say: Say = lambda _: None) -> Report:
+    """A minute or so. The engine must be idle and without a prefix cache, which would answer in its place.
+
+    Raises ConfigError if it is too small for the largest batch.
+    """
+    engine = built.engine
+    if engine.config.prefix_caching:
+        raise ConfigError("a benchmark of the engine needs one without a prefix cache")
+    length = PROMPT + _STEPS + 2
+    fits = min(engine.config.num_pages * engine.config.page_size // (length + 16), engine.config.max_num_seqs)
+    if fits < max(BATCHES) or engine.config.max_model_len < length:
+        raise ConfigError(f"there is room for {fits} sequences of {length} tokens; {max(BATCHES)} are needed")
+    rounds = []
+    for number in range(ROUNDS):
+        say(f"round {number + 1} of {ROUNDS}: prompts")
+        prefill = _prefill(engine)
+        decode = {}
+        for batch in BATCHES:
+            say(f"round {number + 1} of {ROUNDS}: decoding {batch}")
+            decode[batch] = _decode(engine, batch)
+        rounds.append(Rates(prefill, decode))
+    say("the floor")
+    peak, bandwidth = _peak(built), _bandwidth()
+    weights = _weight_bytes(built)
+    floor = _floor(built, peak, bandwidth, weights)
+    return Report(_spread(rounds), floor, peak, bandwidth, weights, torch.get_num_threads())
+
+
+def _spread(rounds: list[Rates]) -> Spread:
+    def pick(choose: Callable[[list[float]], float]) -> Rates:
+        decode = {b: choose([r.decode[b] for r in rounds]) for b in BATCHES}
+        return Rates(choose([r.prefill for r in rounds]), decode)
+
+    return Spread(pick(statistics.median), pick(min), pick(max))
+
+
+# --- the engine ---------------------------------------------------------------------------------------------
+
+
+def _admit(engine: Engine, count: int, new_tokens: int) -> list[Sequence]:
+    generator = torch.Generator().manual_seed(count)
+    found = []
+    for number in range(count):
+        tokens = torch.randint(0, engine.runner.vocab_size, (PROMPT,), generator=generator).tolist()
+        params = SamplingParams(max_tokens=new_tokens, ignore_eos=True, temperature=0.0)
+        end = PROMPT + new_tokens
+        found.append(Sequence(RequestId(f"{number:032x}"), 1, [0], tokens, PROMPT, params, 0, end))
+        engine.admit(found[-1])
+    return found
+
+
+def _finish(engine: Engine) -> None:
+    while engine.busy:
+        for finished in engine.step().finished:
+            engine.pool.release(finished.lease)
+
+
+def _prefill(engine: Engine) -> float:
+    _admit(engine, _AT_ONCE, 1)
+    began = time.perf_counter()
+    _finish(engine)
+    return _AT_ONCE * PROMPT / (time.perf_counter() - began)
+
+
+def _decode(engine: Engine, batch: int) -> float:
+    sequences = _admit(engine, batch, _STEPS + 2)
+    while any(seq.num_output == 0 for seq in sequences):
+        engine.step()
+    for seq in sequences:  # the first ones are further by now
+        seq.max_len = len(seq.tokens) + _STEPS + 1
+    began = time.perf_counter()
+    for _ in range(_STEPS):
+        assert len(engine.step().tokens) == batch
+    seconds = time.perf_counter() - began
+    _finish(engine)
+    return batch * _STEPS / seconds
+
+
+# --- the machine --------------------------------------------------------------------------------------------
+
+
+def _products(built: Built) -> tuple[int, int]:
+    """Multiplications that a token needs in all layers, and in the head."""
+    c = built.model
+    queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    layer = c.hidden_size * (2 * queries + 2 * keys + 3 * c.intermediate_size)
+    return c.layers * layer, c.hidden_size * c.vocab_size
+
+
+def _weight_bytes(built: Built) -> int:
+    decoder = built.engine.runner.decoder
+    count = sum(_products(built))
+    return count + count // 64 * 4 if isinstance(decoder, Int8Decoder) else count * decoder.dtype.itemsize
+
+
+def _floor(built: Built, peak: float, bandwidth: float, weights: int) -> Rates:
+    layers, head = _products(built)
+    steps = {}
+    for batch in BATCHES:
+        kv = batch * (PROMPT + _STEPS // 2) * built.layout.token_bytes
+        seconds = max(batch * (layers + head) / peak, (weights + kv) / bandwidth)
+        steps[batch] = batch / seconds
+    return Rates(peak / layers, steps)
+
+
+def _best(work: Callable[[], object]) -> float:
+    """Seconds of the fastest run within a while."""
+    best, stop = float("inf"), time.perf_counter() + _PROBE_S
+    while time.perf_counter() < stop:
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _peak(built: Built) -> float:
+    """Multiplications per second of a product whose operands stay in the second cache."""
+    rows, n, k = 96, 512, 512
+    x, weight = torch.randn(rows, k), torch.randn(n, k)
+    if isinstance(built.engine.runner.decoder, Int8Decoder):
+        threads, packed = native.Threads(torch.get_num_threads()), native.Packed(weight)
+        return rows * n * k / _best(lambda: native.linear_int8(threads, x, packed))
+    dtype, device = built.engine.runner.decoder.dtype, built.device
+    x, weight = x.to(device, dtype), weight.to(device, dtype)
+    return rows * n * k / _best(lambda: torch.mm(x, weight.T))
+
+
+def _bandwidth() -> float:
+    memory = torch.zeros(64 << 20)  # 256 MiB: more than any cache
+    return memory.nbytes / _best(memory.sum)
