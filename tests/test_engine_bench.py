@@ -12,7 +12,7 @@ import torch
 from tiny import model_folder
 
 from kernels import native_library as native
-from pagewire import engine_bench
+from pagewire.engine import bench as engine_bench
 from pagewire.engine.build import build_engine
 from pagewire.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""``pagewire bench``: how fast something is. Knows flags and tables; the measuring is in ``engine_bench``."""
+"""``pagewire bench``: how fast something is. Knows flags and tables; the measuring is in the library."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def engine(
     """
     import torch
 
-    from pagewire import engine_bench
+    from pagewire.engine import bench as engine_bench
     from pagewire.engine.build import build_engine
     from pagewire.hub import resolve
 
