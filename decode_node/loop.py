@@ -7,6 +7,7 @@ router finds no prefill node for it, as one with nothing computed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ from pagewire.messages import (
     PromptLogprobs,
     Spans,
 )
-from pagewire.replies import Outbox, Replies, token_item
+from pagewire.replies import REPORT_EVERY_S, Outbox, Replies, token_item
 from pagewire.timeline import FIRST_STEP, LANDING, QUEUE, Stopwatch
 
 LAYERS_A_LOOK = 4  # layers of a step between two looks at what has arrived
@@ -66,6 +67,7 @@ class DecodeNode:
         self._events: list[ReceiverEvent] = []  # that came in the middle of a step
         self._live: dict[Key, Live] = {}
         self._attempts = Attempts()
+        self._report_at = 0.0
 
     def turn(self) -> bool:
         """One round. False if nothing was computed: the caller may sleep until something arrives."""
@@ -79,8 +81,19 @@ class DecodeNode:
         self._grant(now)
         out = self._engine.step(self._land)
         self._reply(out, now)
-        self._outbox.report(self.load())
+        self._report(now, busy=bool(out.computed))
         return bool(out.computed)
+
+    def _report(self, now: float, *, busy: bool) -> None:
+        """While steps follow each other, no more often than heartbeats can carry it."""
+        if not busy or now >= self._report_at:
+            self._report_at = now + REPORT_EVERY_S
+            self._outbox.report(self.load())
+
+    def due_in(self, now: float) -> float:
+        """Seconds until the next deadline of a request that is here; infinite if there is none."""
+        due = min((each.deadline for each in (*self._landing, *self._live.values())), default=math.inf)
+        return max(0.0, due - now)
 
     def load(self) -> Load:
         accounts, scheduler = self._engine.accounts(), self._engine.scheduler

@@ -1,9 +1,10 @@
-"""The CPU kernels in C++ (``kernels/native``), through ctypes: whole decoder layers over int8 weights.
+"""The CPU kernels in C++ (``kernels/native``), through ctypes: whole decoder layers over packed weights.
 
-The library is built when the package is installed, if there is a compiler. It computes with int8 weights and
-int8 rows, a scale for each 64 numbers along K of either: sums within 64 are whole numbers and exact, the rest
-is float32 in an order that is always the same. A row's bits depend on that row and the keys that it sees: not
-on the batch, the chunks, the threads, or the kind of processor. Knows arrays; knows no model file.
+The library is built when the package is installed, if there is a compiler. Weights have 8 or 4 bits, rows
+are rounded to 16 or 8; either has a scale for each 32 numbers along K. Sums within 32 are whole numbers and
+exact, the rest is float32 in an order that is always the same. A row's bits depend on that row and the keys
+that it sees: not on the batch, the chunks, the threads, or the kind of processor. Knows arrays; knows no
+model file.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from torch import Tensor
 from kernels.attention_meta import AttentionMeta
 
 LANES = 16  # head_dim must be a multiple of this
+GROUP = 32  # numbers along K that share a scale
 
 
 class _Linear(Structure):
-    _fields_ = (("n", c_int64), ("k", c_int64), ("codes", c_void_p), ("scales", c_void_p), ("bias", c_void_p))
+    _fields_ = (
+        *((name, c_int64) for name in ("n", "k", "bits", "row_bits")),
+        *((name, c_void_p) for name in ("codes", "scales", "offsets", "bias")),
+    )
 
 
 class _Layer(Structure):
@@ -66,12 +71,14 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "pw_isa": (c_char_p, []),
     "pw_open": (c_void_p, [c_int]),
     "pw_close": (None, [c_void_p]),
-    "pw_codes_bytes": (c_int64, [c_int64, c_int64]),
-    "pw_scales_bytes": (c_int64, [c_int64, c_int64]),
-    "pw_pack": (None, [c_void_p, c_int64, c_int64, c_void_p, c_void_p]),
-    "pw_layer": (
+    "pw_codes_bytes": (c_int64, [c_int64, c_int64, c_int64]),
+    "pw_groups": (c_int64, [c_int64, c_int64]),
+    "pw_pack": (None, [c_void_p, c_int64, c_int64, POINTER(_Linear)]),
+    "pw_place": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_int64, POINTER(_Linear)]),
+    "pw_rows": (None, [POINTER(_Linear), c_void_p, c_int64, c_void_p]),
+    "pw_layers": (
         None,
-        [c_void_p, POINTER(_Shape), POINTER(_Layer), POINTER(_Step), c_void_p, c_void_p],
+        [c_void_p, POINTER(_Shape), POINTER(_Layer), c_int64, POINTER(_Step), c_void_p, c_void_p],
     ),
     "pw_linear": (
         None,
@@ -115,21 +122,84 @@ class Threads:
         weakref.finalize(self, _library().pw_close, self.handle)
 
 
-class Packed:
-    """A weight ``[N, K]`` in int8, with its bias ``[N]``."""
+class Grouped(NamedTuple):
+    """A weight ``[N, K]`` = scale * code + offset: ``GROUP`` numbers along K share a scale and an offset.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        library, (n, k) = _library(), weight.shape
-        weight = weight.float().contiguous()
-        self.codes = torch.empty(library.pw_codes_bytes(n, k), dtype=torch.int8)
-        self.scales = torch.empty(library.pw_scales_bytes(n, k) // 4, dtype=torch.float32)
-        self.bias = None if bias is None else bias.float().contiguous()
-        library.pw_pack(weight.data_ptr(), n, k, self.codes.data_ptr(), self.scales.data_ptr())
-        self.struct = _Linear(n, k, self.codes.data_ptr(), self.scales.data_ptr(), _address(self.bias))
+    ``codes`` uint8 ``[N, K]``: int8 seen as bytes, or 0 to 15 where there are offsets. ``scales`` and
+    ``offsets`` float16 ``[N, K / GROUP]``.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    offsets: Tensor | None
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.codes.shape
+
+    @property
+    def bits(self) -> int:
+        return 8 if self.offsets is None else 4
+
+    def float(self) -> Tensor:
+        """float32 ``[N, K]``."""
+        codes = self.codes.view(torch.int8) if self.offsets is None else self.codes
+        wide = codes.view(*self.scales.shape, GROUP) * self.scales.float()[..., None]
+        return (wide if self.offsets is None else wide + self.offsets.float()[..., None]).view(self.shape)
+
+
+class Packed:
+    """A weight ``[N, K]`` in 8 or 4 ``bits`` and its bias ``[N]``: made empty, filled by ranges of rows.
+
+    What it is multiplied with is rounded to ``row_bits``: 16, or 8 if it has 4 bits itself.
+    """
+
+    def __init__(self, n: int, k: int, bits: int = 8, row_bits: int = 16, *, bias: bool = False) -> None:
+        assert (bits, row_bits) in ((8, 16), (4, 16), (4, 8))
+        library = _library()
+        groups = library.pw_groups(n, k)
+        self.n, self.k, self.bits, self.row_bits = n, k, bits, row_bits
+        self.codes = torch.zeros(library.pw_codes_bytes(n, k, bits), dtype=torch.uint8)
+        self.scales = torch.zeros(groups, dtype=torch.float16)
+        self.offsets = torch.zeros(groups, dtype=torch.float16) if bits == 4 else None
+        self.bias = torch.zeros(n) if bias else None
+        arrays = map(_address, (self.codes, self.scales, self.offsets, self.bias))
+        self.struct = _Linear(n, k, bits, row_bits, *arrays)
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None = None) -> Packed:
+        """In 8 bits: codes from -127 to 127, the scale what makes the largest of its group 127."""
+        packed = cls(*weight.shape, bias=bias is not None)
+        packed.put(0, weight)
+        if packed.bias is not None and bias is not None:
+            packed.bias.copy_(bias)
+        return packed
+
+    def put(self, first: int, weight: Tensor | Grouped) -> None:
+        """Fill the rows from ``first`` on. A weight in other groups than these comes as a tensor."""
+        where = (first, weight.shape[0], byref(self.struct))
+        assert weight.shape[1] == self.k
+        assert 0 <= first <= self.n - weight.shape[0]
+        if isinstance(weight, Grouped):
+            assert weight.bits == self.bits
+            kept = [None if t is None else t.contiguous() for t in weight]
+            _library().pw_place(*map(_address, kept), *where)
+        else:
+            assert self.bits == 8
+            kept = [weight.float().contiguous()]
+            _library().pw_pack(*map(_address, kept), *where)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """float32 ``[R, K]``: the weight's rows ``ids``, int64 [R]. For 8 bits only."""
+        assert self.bits == 8
+        out = torch.empty(len(ids), self.k)
+        ids = ids.contiguous()
+        _library().pw_rows(byref(self.struct), ids.data_ptr(), len(ids), out.data_ptr())
+        return out
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.scales.nbytes
+        return sum(t.nbytes for t in (self.codes, self.scales, self.offsets) if t is not None)
 
 
 class PackedLayer:
@@ -150,9 +220,17 @@ class PackedLayer:
         self._norms = [
             None if t is None else t.float().contiguous() for t in (attn_norm, mlp_norm, q_norm, k_norm)
         ]
-        self._linears = (qkv, out, gate_up, down)
-        norms, linears = map(_address, self._norms), (packed.struct for packed in self._linears)
+        self.linears = (qkv, out, gate_up, down)
+        norms, linears = map(_address, self._norms), (packed.struct for packed in self.linears)
         self.struct = _Layer(*norms, *linears, window or 0)
+
+
+class Layers:
+    """The layers of a model, one after another."""
+
+    def __init__(self, layers: list[PackedLayer]) -> None:
+        self.layers = layers
+        self.array = (_Layer * len(layers))(*(layer.struct for layer in layers))
 
 
 class Step:
@@ -165,25 +243,28 @@ class Step:
         self.struct = _Step(*sizes, *map(_address, self._kept))
 
 
-def run_layer(
-    threads: Threads, shape: Shape, layer: PackedLayer, step: Step, hidden: Tensor, kv_layer: Tensor
+def run_layers(
+    threads: Threads, shape: Shape, layers: Layers, numbers: range, step: Step, hidden: Tensor, kv: Tensor
 ) -> None:
-    """``hidden[T, H]`` goes through one layer in place; K and V are stored in
-    ``kv_layer[2, pages, page_size, Hkv, D]``, both float32.
+    """``hidden[T, H]`` goes through the layers ``numbers`` in place; K and V are stored in
+    ``kv[L, 2, pages, page_size, Hkv, D]``, both float32.
     """
-    _check(hidden, kv_layer)
-    addresses = (hidden.data_ptr(), kv_layer.data_ptr())
-    _library().pw_layer(
-        threads.handle, byref(_Shape(*shape)), byref(layer.struct), byref(step.struct), *addresses
+    _check(hidden, kv)
+    assert numbers.step == 1
+    assert 0 <= numbers.start < numbers.stop <= len(layers.layers) == len(kv)
+    first = byref(layers.array[numbers.start])
+    addresses = (hidden.data_ptr(), kv[numbers.start].data_ptr())
+    _library().pw_layers(
+        threads.handle, byref(_Shape(*shape)), first, len(numbers), byref(step.struct), *addresses
     )
 
 
-def linear_int8(
+def linear(
     threads: Threads, x: Tensor, weight: Packed, norm: Tensor | None = None, eps: float = 0.0
 ) -> Tensor:
     """``x[T, K]``, normed by ``norm[K]`` if it is given, times the weight -> ``[T, N]``, all float32."""
     _check(x)
-    out = torch.empty(x.shape[0], weight.struct.n)
+    out = torch.empty(x.shape[0], weight.n)
     where = (x.data_ptr(), x.shape[0], _address(norm), eps)
     _library().pw_linear(threads.handle, *where, byref(weight.struct), out.data_ptr())
     return out

@@ -124,9 +124,15 @@ def build(cls: type, value: Any) -> Any:
 
 
 def _as_dict(value: object) -> dict[str, Any]:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in fields(value)}
-    raise TypeError(f"cannot encode {type(value).__name__}")
+    kind: Any = type(value)
+    return {name: getattr(value, name) for name in _names(kind)}
+
+
+@cache
+def _names(cls: type) -> tuple[str, ...]:
+    if not is_dataclass(cls):
+        raise TypeError(f"cannot encode {cls.__name__}")
+    return tuple(f.name for f in fields(cls))
 
 
 def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

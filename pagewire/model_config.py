@@ -99,16 +99,16 @@ def load_config(source: ModelSource) -> ModelConfig:
     return parse_config(config | {"eos_token_id": [*_ids(config.get("eos_token_id")), *extra_eos]})
 
 
-def fingerprint(source: ModelSource, load_format: str = "auto", quantization: str = "none") -> str:
+def fingerprint(source: ModelSource, load_format: str = "auto", precision: str = "none") -> str:
     """Name the content of a model in 32 hex digits: equal ones write interchangeable KV.
 
-    Covers every entry of the config that shapes the KV, and ``weights_digest``. Dummy weights follow from the
-    config alone, so no weights file is read for them.
+    ``precision`` says how it is computed. Covers every entry of the config that shapes the KV, and
+    ``weights_digest``. Dummy weights follow from the config alone, so no weights file is read for them.
     """
     config = load_config(source)
     shape = {key: value for key, value in asdict(config).items() if key not in _NOT_IN_KV}
     shape["windowed_layers"] = sorted(config.windowed_layers)
-    facts = json.dumps([load_format, quantization, shape], sort_keys=True)
+    facts = json.dumps([load_format, precision, shape], sort_keys=True)
     digest = blake2b(facts.encode(), digest_size=16)
     if load_format != "dummy":
         digest.update(weights_digest(source))

@@ -26,9 +26,10 @@ from pagewire.messages import Epoch, Hello, NodeId
 from pagewire.node_options import NodeOptions
 from pagewire.secret import secret_for
 from pagewire.status import Reporter
-from pagewire.watchdog import Watchdog
+from pagewire.waiting import Alarm
+from pagewire.watchdog import TICK_S, Watchdog
 
-IDLE_S = 0.02  # how long a loop with nothing to compute sleeps before it looks at its deadlines
+IDLE_S = TICK_S / 2  # the longest sleep of a loop: the watchdog hears of it at every tick
 
 
 class Endpoint(Protocol):
@@ -41,6 +42,7 @@ class Endpoint(Protocol):
 
 class Loop(Protocol):
     def turn(self) -> bool: ...
+    def due_in(self, now: float) -> float: ...
     def fail_all(self, code: str, message: str) -> None: ...
 
 
@@ -54,9 +56,10 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
     ``open_endpoint`` returns the node's end of the handoff and the address at which others reach it ("" for
     none).
     """
-    stop = threading.Event()
+    stop, alarm = threading.Event(), Alarm()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    alarm.on_signals()
     status = Reporter(options.status_fd)
     secret = secret_for(options.secret_file, *options.routers, options.handoff)
     torch.set_num_threads(options.threads)
@@ -66,6 +69,7 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
         dtype=options.dtype,
         load_format=options.load_format,
         quantization=options.quantization,
+        activation_bits=options.activation_bits,
         max_model_len=options.max_model_len,
         kv_cache_bytes=options.kv_cache_bytes,
         page_size=options.page_size,
@@ -77,8 +81,13 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
     epoch = Epoch(secrets.token_hex(8))
     endpoint, address = open_endpoint(options, built, epoch, secret)
     refusals: list[str] = []
+
+    def refused(reason: str) -> None:
+        refusals.append(reason)
+        alarm.ring()
+
     hello = _hello(options, built, epoch, address, options.served_model_name or source.name)
-    mailbox = NodeMailbox(hello, list(options.routers), secret, refused=refusals.append)
+    mailbox = NodeMailbox(hello, list(options.routers), secret, refused)
     try:
         watchdog = Watchdog(options.watchdog_s)
         loop = make_loop(hello, built.engine, endpoint, mailbox, watchdog.clock)
@@ -87,23 +96,17 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
         watchdog.start()
         while not stop.is_set() and not refusals:
             if not loop.turn():
-                idle_s = min(IDLE_S, endpoint.due_in(time.monotonic()))
-                _wait([mailbox.socket, *endpoint.sockets()], idle_s)
+                now = time.monotonic()
+                due_s = min(IDLE_S, loop.due_in(now), endpoint.due_in(now))
+                alarm.wait([mailbox.socket, *endpoint.sockets()], due_s)
         loop.fail_all("node_stopped", "the node is stopping")
         loop.turn()
     finally:
         mailbox.close()
         endpoint.close()
+        alarm.close()
     if refusals:
         raise ConfigError(f"the router refused this node: {refusals[0]}")
-
-
-def _wait(sockets: list[zmq.Socket[bytes]], seconds: float) -> None:
-    """Sleep until a message is here, or that long."""
-    poller = zmq.Poller()
-    for socket in sockets:
-        poller.register(socket, zmq.POLLIN)
-    poller.poll(int(seconds * 1000))
 
 
 def _hello(options: NodeOptions, built: Built, epoch: Epoch, address: str, served: str) -> Hello:

@@ -32,7 +32,8 @@ class NodeOptions:
     handoff: str = ""
     dtype: str = "auto"
     load_format: str = "auto"
-    quantization: str = "none"
+    quantization: str = "auto"
+    activation_bits: int = 8
     max_model_len: int | None = None
     page_size: int = 16
     kv_cache_bytes: int = 1 << 30

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from pagewire.engine.engine import Token
 from pagewire.messages import Hello, Load, NodeId, PromptLogprobs, Spans, TokenItem, Tokens
 
+REPORT_EVERY_S = 0.1  # while steps follow each other: heartbeats are rarer
+
 
 class Outbox(Protocol):
     """A node's mailbox, as far as its loop is concerned. See ``pagewire.mailbox.NodeMailbox``."""

@@ -7,6 +7,7 @@ finished sequence's lease stays with its job until the decode node has adopted t
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -29,7 +30,7 @@ from pagewire.messages import (
     PromptLogprobs,
     Spans,
 )
-from pagewire.replies import Outbox, Replies, token_item
+from pagewire.replies import REPORT_EVERY_S, Outbox, Replies, token_item
 from pagewire.timeline import (
     CACHED_TOKENS,
     PREFILL_COMPUTE,
@@ -58,6 +59,7 @@ class PrefillNode:
         self._replies = Replies(hello)
         self._jobs = Jobs()
         self._attempts = Attempts()
+        self._report_at = 0.0
         self._events: list[SenderEvent] = []  # that came in the middle of a step
         self._ahead = 2 * engine.config.max_batch_tokens  # tokens asked for before they can be computed
 
@@ -73,8 +75,18 @@ class PrefillNode:
         self._reserve(now)
         out = self._engine.step(self._stream)
         self._reply(out)
-        self._outbox.report(self.load())
+        self._report(now, busy=bool(out.computed))
         return bool(out.computed)
+
+    def _report(self, now: float, *, busy: bool) -> None:
+        """While steps follow each other, no more often than heartbeats can carry it."""
+        if not busy or now >= self._report_at:
+            self._report_at = now + REPORT_EVERY_S
+            self._outbox.report(self.load())
+
+    def due_in(self, now: float) -> float:
+        """Seconds until the next deadline of a request that is here; infinite if there is none."""
+        return max(0.0, min((job.deadline for job in self._jobs), default=math.inf) - now)
 
     def load(self) -> Load:
         accounts, scheduler = self._engine.accounts(), self._engine.scheduler

@@ -15,7 +15,7 @@ from pagewire.audit import clean
 from pagewire.mailbox import BEAT_EVERY_S, LOST_AFTER_S, Peer
 from pagewire.messages import DECODE, PREFILL, Beat, Epoch, Hello, Load, NodeId, Welcome
 
-SLEPT_S = 0.5  # between two sweeps
+SLEPT_S = 1.0  # between two sweeps
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAJOR_MINOR = re.compile(r"(\d{1,6})\.(\d{1,6})(?:[.+]|$)")
 

@@ -30,6 +30,7 @@ from router.service import Service
 
 KEEP_ALIVE_S = 5
 HEADER_BYTES = 16 << 10
+DATE_S = 1.0  # how often the time in replies' headers is renewed
 CLOSE_S = 2.0  # for connections to close once their requests have ended
 
 OnListening = Callable[[str], None]
@@ -68,7 +69,7 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
 async def _serve(
     options: RouterOptions,
     service: Service,
-    server: uvicorn.Server,
+    server: _Server,
     listener: socket.socket,
     on_listening: OnListening | None,
 ) -> None:
@@ -83,7 +84,7 @@ async def _serve(
             stopping.cancel()
             stop.clear()
             service.draining = True
-            server.should_exit = True
+            server.end()
             await _drain(service, running, stop, options.grace_s)
         await serving
     finally:
@@ -97,7 +98,20 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server; the signals are ours."""
+    """uvicorn's server; the signals are ours, and it sleeps until it is told to end."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self) -> None:
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # which also sets the date that replies carry
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), DATE_S)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

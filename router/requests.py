@@ -168,7 +168,8 @@ class Requests:
 
     def _act(self, member: Inflight, actions: Sequence[Action]) -> None:
         """Carry out ``actions`` after those that are still to be done, and then what follows from them."""
-        self._work.extend((member, action) for action in actions)
+        for action in actions:
+            self._work.append((member, action))
         if self._working:
             return
         self._working = True

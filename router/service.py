@@ -7,6 +7,7 @@ knows no HTTP and no template.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -27,7 +28,8 @@ from router.metrics import Metrics
 from router.options import RouterOptions
 from router.requests import Generation, Mailbox, Requests
 
-SWEEP_S = 0.05
+SWEEP_S = 0.05  # between two looks at the time while requests are in hand
+IDLE_S = 0.5  # and while there are none
 _BURST = 64  # messages in a row before others get the loop
 
 log = logging.getLogger("pagewire.router")
@@ -59,6 +61,7 @@ class Service:
         self._mailbox = mailbox
         self._tokenizer = tokenizer
         self._beat_at = 0.0
+        self._begun = asyncio.Event()  # a request has come: time counts again
 
     # --- for HTTP -------------------------------------------------------------------------------------------
 
@@ -118,6 +121,7 @@ class Service:
             choices = [Choice(TextStream(self._tokenizer, sampling)) for _ in range(sampling.n)]
             dispatch = Dispatch(job, self.requests.choose)
             members.append(Inflight(dispatch, choices, number * sampling.n, now, counts, timing))
+        self._begun.set()
         return self.requests.start(now, feed, members)
 
     # --- tasks ----------------------------------------------------------------------------------------------
@@ -140,7 +144,15 @@ class Service:
     async def _watch(self) -> None:
         while True:
             self.sweep()
-            await asyncio.sleep(SWEEP_S)
+            self._begun.clear()
+            if self.inflight:
+                await asyncio.sleep(SWEEP_S)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._begun.wait(), self._idle_s())
+
+    def _idle_s(self) -> float:
+        return max(0.0, min(IDLE_S, self._beat_at - self.clock()))
 
     # --- events ---------------------------------------------------------------------------------------------
 

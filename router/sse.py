@@ -17,6 +17,9 @@ from pagewire.errors import PagewireError
 from router.answers import ClientGone, body_of
 
 SEND_S = 30.0  # a client that takes nothing for so long is gone
+LOOK_S = 1.0  # how often that is looked at: a timer for each chunk would cost as much as the chunk
+
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 T = TypeVar("T")
 
@@ -56,31 +59,51 @@ class EventStream(Response):
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events = events
+        self._sending_since: float | None = None  # on the loop's clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_gone(receive, self._run(send))
+            await unless_gone(receive, self._patiently(send))
         except (ClientGone, TimeoutError):
             return  # without a last chunk: the server closes the connection
         finally:
             await self._events.aclose()
 
+    async def _patiently(self, send: Send) -> None:
+        """Raises TimeoutError if one send takes ``SEND_S``, or up to ``LOOK_S`` more."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer
+            timer = loop.call_later(LOOK_S, look)
+            if self._sending_since is not None and loop.time() - self._sending_since >= SEND_S:
+                timer.cancel()
+                limit.reschedule(loop.time())
+
+        timer = loop.call_later(LOOK_S, look)
+        try:
+            async with asyncio.timeout(None) as limit:
+                await self._run(send)
+        finally:
+            timer.cancel()
+
     async def _run(self, send: Send) -> None:
         first = await anext(self._events)
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
-            await _send(send, _encode(first))
+            await self._send(send, _encode(first))
             async for chunks in self._events:
-                await _send(send, _encode(chunks))
+                await self._send(send, _encode(chunks))
             last = b"data: [DONE]\n\n"
         except PagewireError as error:
             last = _encode([body_of(error)])
-        await _send(send, last, more=False)
+        await self._send(send, last, more=False)
 
-
-async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
-    async with asyncio.timeout(SEND_S):
+    async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
+        self._sending_since = asyncio.get_running_loop().time()
         await send({"type": "http.response.body", "body": body, "more_body": more})
+        self._sending_since = None
 
 
 def _encode(chunks: list[dict[str, Any]]) -> bytes:
@@ -88,4 +111,4 @@ def _encode(chunks: list[dict[str, Any]]) -> bytes:
 
 
 def _dumps(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _JSON.encode(value).encode()

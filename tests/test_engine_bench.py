@@ -46,9 +46,13 @@ def test_it_computes_what_it_says_and_frees_it(tmp_path: Path, quantization: str
     for rates in (report.rates.median, report.floor):
         assert min(rates.prefill, *rates.decode.values()) > 0
         assert list(rates.decode) == [1, 8, 32]
-    products = 3 * 48 * ((6 + 2 + 2 + 6) * 16 + 3 * 80) + 48 * 96
+    columns = {"none": (48, 80), "int8": (64, 96)}[quantization]  # whole groups
+    products = (
+        3 * ((6 + 2 + 2) * 16 * columns[0] + 48 * 6 * 16 + 2 * 80 * columns[0] + 48 * columns[1])
+        + columns[0] * 96
+    )
     assert report.weight_bytes == pytest.approx(
-        products * {"none": 4, "int8": 1 + 4 / 64}[quantization], rel=1e-3
+        products * {"none": 4, "int8": 1 + 2 / 32}[quantization], rel=1e-3
     )
 
 

@@ -9,15 +9,22 @@
 
 #define PW_API extern "C" __attribute__((visibility("default")))
 
-constexpr int64_t kGroup = 64;  // numbers along K that share a scale
+constexpr int64_t kGroup = 32;  // numbers along K that share a scale
 constexpr int64_t kPanel = 16;  // weight rows that lie together
 
-// y = x W^T (+ bias), W [n, k] in int8 with a scale for each row and group of k. Made by pw_pack.
+// y = x W^T (+ bias). W [n, k] = scale * code + offset, where a row's kGroup numbers along k share a scale and, in
+// 4 bits, an offset, both in float16. A weight row that fills no panel, and a group that k does not fill, are zeros.
+//
+// Rows are rounded to codes of row_bits before they are multiplied: 16, or 8 for weights of 4 bits.
+//
+// 8 bits: codes from -128 to 127 as [panels][groups][kGroup / 2][kPanel][2], no offsets.
+// 4 bits: codes from 0 to 15 as [panels][groups][kGroup / 8][kPanel][4] bytes: at b and i the lower half is the code
+// of k = 4 b + i, the upper half that of k = 4 b + i + kGroup / 2.
 struct PwLinear {
-  int64_t n, k;
-  const int8_t* codes;  // [panels][groups][kGroup / 2][kPanel][2]
-  const float* scales;  // [panels][groups][kPanel]
-  const float* bias;    // [n] or null
+  int64_t n, k, bits, row_bits;
+  const uint8_t* codes;
+  const uint16_t *scales, *offsets;  // [panels][groups][kPanel]
+  const float* bias;                 // [n] or null
 };
 
 struct PwLayer {
@@ -48,14 +55,23 @@ PW_API const char* pw_isa();
 PW_API PwPool* pw_open(int threads);
 PW_API void pw_close(PwPool*);
 
-// Sizes in bytes of what pw_pack writes.
-PW_API int64_t pw_codes_bytes(int64_t n, int64_t k);
-PW_API int64_t pw_scales_bytes(int64_t n, int64_t k);
-PW_API void pw_pack(const float* w, int64_t n, int64_t k, int8_t* codes, float* scales);
+// Bytes of `codes`, and numbers of `scales` and `offsets`.
+PW_API int64_t pw_codes_bytes(int64_t n, int64_t k, int64_t bits);
+PW_API int64_t pw_groups(int64_t n, int64_t k);
 
-// hidden [rows, hidden] += attention, then += feed-forward; K and V of the rows go into
-// kv [2, pages, page_size, kv_heads, head_dim].
-PW_API void pw_layer(PwPool*, const PwShape*, const PwLayer*, const PwStep*, float* hidden, float* kv);
+// Rows [first, first + rows) of `to` from float32 [rows, k]: codes from -127 to 127, for 8 bits only.
+PW_API void pw_pack(const float* w, int64_t first, int64_t rows, const PwLinear* to);
+
+// The same from codes [rows, groups of k, kGroup] in bytes, and scales and offsets [rows, groups of k].
+PW_API void pw_place(const uint8_t* codes, const uint16_t* scales, const uint16_t* offsets, int64_t first, int64_t rows,
+                     const PwLinear* to);
+
+// out[count][k] = the weight rows `ids`, for 8 bits only.
+PW_API void pw_rows(const PwLinear* w, const int64_t* ids, int64_t count, float* out);
+
+// Through each of `count` layers: hidden [rows, hidden] += attention, then += feed-forward; K and V of the rows go into
+// kv [count, 2, pages, page_size, kv_heads, head_dim].
+PW_API void pw_layers(PwPool*, const PwShape*, const PwLayer*, int64_t count, const PwStep*, float* hidden, float* kv);
 
 // out [rows, w->n] = rms_norm(x [rows, w->k], norm, eps) W^T; norm null: of x itself.
 PW_API void pw_linear(PwPool*, const float* x, int64_t rows, const float* norm, float eps, const PwLinear* w, float* out);

@@ -17,9 +17,17 @@ struct PwPool {
   Buffer<float> scales, wide, mixed, inner, scratch;
 };
 
+// A number in float16. Shifted into place it is 2^112 times too small.
+inline float half_to_float(uint16_t half) {
+  const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
+  float small;
+  __builtin_memcpy(&small, &bits, sizeof small);
+  return (half & 0x8000 ? -0x1p112f : 0x1p112f) * small;
+}
+
 struct Isa {
   const char* name;
-  void (*layer)(PwPool&, const PwShape&, const PwLayer&, const PwStep&, float* hidden, float* kv);
+  void (*layers)(PwPool&, const PwShape&, const PwLayer*, int64_t count, const PwStep&, float* hidden, float* kv);
   void (*linear)(PwPool&, const float* x, int64_t rows, const float* norm, float eps, const PwLinear&, float* out);
   void (*attention)(PwPool&, const PwShape&, const PwStep&, int64_t window, const float* q, int64_t q_stride,
                     const float* kv, float* out);

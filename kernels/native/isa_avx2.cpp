@@ -5,10 +5,10 @@
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 
 #define PW_LANES 8
@@ -23,9 +23,30 @@ inline vi widen(const int8_t* codes) {
   return (vi)_mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(codes)));
 }
 // Each pair of weights times the pair `two` of a row, added.
-inline vi multiply_add(vi weights, int32_t two) {
-  return (vi)_mm256_madd_epi16((__m256i)weights, _mm256_set1_epi32(two));
+inline void multiply_add(vi& sums, vi weights, int32_t two) {
+  sums += (vi)_mm256_madd_epi16((__m256i)weights, _mm256_set1_epi32(two));
+  asm("" : "+x"(sums));  // or the compiler collects all products before it adds any, and runs out of registers
 }
+
+
+// 32 codes of weights in bytes: those of 8 rows, four each.
+typedef uint8_t vb __attribute__((vector_size(32)));
+// Sums for 8 rows, two each in int16: of a whole group they reach 15 * 127 * 16 = 30,480 at most.
+typedef int16_t Parts __attribute__((vector_size(32)));
+
+inline vb bytes(const uint8_t* p) { return *reinterpret_cast<const vb*>(p); }
+inline vb lower(vb both) { return both & (vb{} + 15); }
+inline vb upper(vb both) { return (vb)((Parts)_mm256_srli_epi16((__m256i)both, 4)) & (vb{} + 15); }
+// Every number of 16 bits shifted to the right.
+inline vi shifted(vi v, int by) { return (vi)_mm256_srli_epi16((__m256i)v, by); }
+// Each four weights times the `four` of a row, added.
+inline void multiply_add(Parts& parts, vb weights, int32_t four) {
+  parts += (Parts)_mm256_maddubs_epi16((__m256i)weights, _mm256_set1_epi32(four));
+  asm("" : "+x"(parts));
+}
+inline vi whole(Parts parts) { return (vi)_mm256_madd_epi16((__m256i)parts, _mm256_set1_epi16(1)); }
+// Numbers in float16.
+inline vf halves(const uint16_t* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
 
 #include "kernels.h"
 }  // namespace avx2
@@ -36,7 +57,7 @@ inline vi multiply_add(vi weights, int32_t two) {
 #pragma GCC pop_options
 #endif
 
-const Isa* isa_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2::kIsa : nullptr; }
+const Isa* isa_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") ? &avx2::kIsa : nullptr; }
 #else
 const Isa* isa_avx2() { return nullptr; }
 #endif

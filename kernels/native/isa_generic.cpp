@@ -17,9 +17,30 @@ inline vi widen(const int8_t* codes) {
   typedef int8_t vb __attribute__((vector_size(8), aligned(1), may_alias));
   return (vi)__builtin_convertvector(*reinterpret_cast<const vb*>(codes), vs);
 }
-inline vi multiply_add(vi weights, int32_t two) {
+inline void multiply_add(vi& sums, vi weights, int32_t two) {
   const vi low = (weights << 16) >> 16, high = weights >> 16;
-  return low * static_cast<int16_t>(two) + high * (two >> 16);
+  sums += low * static_cast<int16_t>(two) + high * (two >> 16);
+}
+
+
+typedef uint8_t vb __attribute__((vector_size(16)));
+typedef vi Parts;
+
+inline vb bytes(const uint8_t* p) { return *reinterpret_cast<const vb*>(p); }
+inline vb lower(vb both) { return both & (vb{} + 15); }
+inline vi shifted(vi v, int by) {
+  typedef uint16_t vu __attribute__((vector_size(16)));
+  return (vi)((vu)v >> by);
+}
+inline vb upper(vb both) { return both >> 4; }
+inline void multiply_add(Parts& parts, vb weights, int32_t four) {
+  for (int k = 0; k < 4; ++k) parts += (((vi)weights >> 8 * k) & 255) * static_cast<int8_t>(four >> 8 * k);
+}
+inline vi whole(Parts parts) { return parts; }
+inline vf halves(const uint16_t* p) {
+  vf wide;
+  for (int i = 0; i < kLanes; ++i) wide[i] = half_to_float(p[i]);
+  return wide;
 }
 
 #include "kernels.h"

@@ -8,18 +8,29 @@ constexpr int64_t kBlock = 128;  // rows whose quantised form stays in the secon
 
 inline int64_t width_of(int64_t k) { return groups_of(k) * kGroup; }
 
-// Quantised rows of up to `rows` x `k`, in the pool's memory.
+// Room for quantised rows of up to `rows` x `k` in the pool's memory, in the form that the weights `to` take.
 struct Quantised {
   int16_t* codes;
-  float* scales;
+  float *scales, *totals;
   int64_t width;
+  const PwLinear& to;
 
-  Quantised(PwPool& pool, int64_t rows, int64_t k)
-      : codes(pool.codes.need(rows * width_of(k))), scales(pool.scales.need(rows * groups_of(k))), width(width_of(k)) {}
+  Quantised(PwPool& pool, int64_t rows, int64_t k, const PwLinear& to)
+      : codes(pool.codes.need(rows * width_of(k))),
+        scales(pool.scales.need(2 * rows * groups_of(k))),
+        totals(scales + rows * groups_of(k)),
+        width(width_of(k)),
+        to(to) {}
   void put(int64_t row, const float* x, int64_t k) const {
-    quantise_row(x, k, width, codes + row * width, scales + row * (width / kGroup));
+    float *scale = scales + row * (width / kGroup), *total = totals + row * (width / kGroup);
+    if (to.row_bits == 8)
+      quantise_row<int8_t, false>(x, k, width, reinterpret_cast<int8_t*>(codes) + row * width, scale, total);
+    else if (to.bits == 8)
+      quantise_row<int16_t, false>(x, k, width, codes + row * width, scale, total);
+    else
+      quantise_row<int16_t, true>(x, k, width, codes + row * width, scale, total);
   }
-  Rows rows() const { return {codes, scales, width}; }
+  Rows rows() const { return {codes, scales, totals, width}; }
 };
 
 // Rows of x, normed where there is a norm, quantised: this member's share.
@@ -50,57 +61,98 @@ inline void place_row(const PwShape& s, const PwLayer& layer, const PwStep& step
   std::copy_n(qkv + s.heads * dim + width, width, keys + step.num_pages * step.page_size * width);
 }
 
-inline void layer(PwPool& pool, const PwShape& s, const PwLayer& layer, const PwStep& step, float* hidden, float* kv) {
-  const int64_t q_width = s.heads * s.head_dim, qkv_width = q_width + 2 * s.kv_heads * s.head_dim;
-  const int64_t count = pool.team.count, widest = std::max({s.hidden, s.inner, q_width});
-  const Quantised quantised(pool, std::min(step.rows, kBlock), widest);
-  float* wide = pool.wide.need(std::max(step.rows * qkv_width, std::min(step.rows, kBlock) * 2 * s.inner));
-  float* mixed = pool.mixed.need(step.rows * q_width);
-  float* desks = pool.scratch.need(count * Desk::size(s));
-  float* lines = pool.inner.need(count * widest);
-  std::atomic<int64_t> next{0};
-  const auto of = [&](int64_t k) { return Quantised(pool, std::min(step.rows, kBlock), k); };
-  pool.team.run([&](Member& member) {
-    float* line = lines + member.index * widest;
+// What the parts of a layer share: the pool's memory, and whose step it is.
+struct Room {
+  PwPool& pool;
+  const PwShape& shape;
+  const PwStep& step;
+  float *hidden, *qkv, *gate_up, *mixed, *desks, *lines;
+  int64_t q_width, qkv_width, block, widest;
+
+  Room(PwPool& pool, const PwShape& s, const PwStep& step, float* hidden)
+      : pool(pool),
+        shape(s),
+        step(step),
+        hidden(hidden),
+        q_width(s.heads * s.head_dim),
+        qkv_width(q_width + 2 * s.kv_heads * s.head_dim),
+        block(std::min(step.rows, kBlock)),
+        widest(std::max({s.hidden, s.inner, q_width})) {
+    pool.codes.need(block * width_of(widest));
+    pool.scales.need(2 * block * groups_of(widest));
+    qkv = gate_up = pool.wide.need(std::max(step.rows * qkv_width, block * 2 * s.inner));
+    mixed = pool.mixed.need(step.rows * q_width);
+    desks = pool.scratch.need(pool.team.count * Desk::size(s));
+    lines = pool.inner.need(pool.team.count * widest);
+  }
+  Quantised quantised(const PwLinear& w) const { return Quantised(pool, block, w.k, w); }
+  // f(first row, rows) of each block.
+  template <typename F>
+  void blocks(F&& f) const {
+    for (int64_t row = 0; row < step.rows; row += kBlock) f(row, std::min(kBlock, step.rows - row));
+  }
+};
+
+inline void attention_part(Member& member, const Room& b, const PwLayer& layer, float* kv, std::atomic<int64_t>& next) {
+  const PwShape& s = b.shape;
+  float* line = b.lines + member.index * b.widest;
+  const Quantised in = b.quantised(layer.qkv), heads = b.quantised(layer.out);
+  b.blocks([&](int64_t row, int64_t rows) {
+    put_rows(member, in, b.hidden + row * s.hidden, rows, s.hidden, layer.attn_norm, s.eps, line);
+    member.barrier();
+    matmul(member, in.rows(), rows, layer.qkv, b.qkv + row * b.qkv_width, false);
+    member.barrier();
+  });
+  int64_t first, last;
+  member.split(b.step.rows, &first, &last);
+  for (int64_t row = first; row < last; ++row) place_row(s, layer, b.step, row, b.qkv + row * b.qkv_width, kv);
+  member.barrier();
+  attend_all(member, next, s, b.step, layer.window, b.qkv, b.qkv_width, kv, b.desks, b.mixed);
+  member.barrier();
+  b.blocks([&](int64_t row, int64_t rows) {
+    put_rows(member, heads, b.mixed + row * b.q_width, rows, b.q_width, nullptr, 0, line);
+    member.barrier();
+    matmul(member, heads.rows(), rows, layer.out, b.hidden + row * s.hidden, true);
+    member.barrier();
+  });
+}
+
+inline void feed_forward_part(Member& member, const Room& b, const PwLayer& layer) {
+  const PwShape& s = b.shape;
+  float* line = b.lines + member.index * b.widest;
+  const Quantised in = b.quantised(layer.gate_up), inner = b.quantised(layer.down);
+  b.blocks([&](int64_t row, int64_t rows) {
+    put_rows(member, in, b.hidden + row * s.hidden, rows, s.hidden, layer.mlp_norm, s.eps, line);
+    member.barrier();
+    matmul(member, in.rows(), rows, layer.gate_up, b.gate_up, false);
+    member.barrier();
     int64_t first, last;
-    for (int64_t row = 0; row < step.rows; row += kBlock) {
-      const int64_t rows = std::min(kBlock, step.rows - row);
-      const Quantised in = of(s.hidden);
-      put_rows(member, in, hidden + row * s.hidden, rows, s.hidden, layer.attn_norm, s.eps, line);
-      member.barrier();
-      matmul(member, in.rows(), rows, layer.qkv, wide + row * qkv_width, false);
-      member.barrier();
+    member.split(rows, &first, &last);
+    for (int64_t r = first; r < last; ++r) {
+      silu_mul_row(b.gate_up + r * 2 * s.inner, s.inner, line);
+      inner.put(r, line, s.inner);
     }
-    member.split(step.rows, &first, &last);
-    for (int64_t row = first; row < last; ++row) place_row(s, layer, step, row, wide + row * qkv_width, kv);
     member.barrier();
-    attend_all(member, next, s, step, layer.window, wide, qkv_width, kv, desks, mixed);
+    matmul(member, inner.rows(), rows, layer.down, b.hidden + row * s.hidden, true);
     member.barrier();
-    for (int64_t row = 0; row < step.rows; row += kBlock) {
-      const int64_t rows = std::min(kBlock, step.rows - row);
-      const Quantised heads = of(q_width), in = of(s.hidden), inner = of(s.inner);
-      put_rows(member, heads, mixed + row * q_width, rows, q_width, nullptr, 0, line);
-      member.barrier();
-      matmul(member, heads.rows(), rows, layer.out, hidden + row * s.hidden, true);
-      member.barrier();
-      put_rows(member, in, hidden + row * s.hidden, rows, s.hidden, layer.mlp_norm, s.eps, line);
-      member.barrier();
-      matmul(member, in.rows(), rows, layer.gate_up, wide, false);
-      member.barrier();
-      member.split(rows, &first, &last);
-      for (int64_t r = first; r < last; ++r) {
-        silu_mul_row(wide + r * 2 * s.inner, s.inner, line);
-        inner.put(r, line, s.inner);
-      }
-      member.barrier();
-      matmul(member, inner.rows(), rows, layer.down, hidden + row * s.hidden, true);
-      member.barrier();
+  });
+}
+
+inline void layers(PwPool& pool, const PwShape& s, const PwLayer* layers, int64_t count, const PwStep& step,
+                   float* hidden, float* kv) {
+  const Room room(pool, s, step, hidden);
+  const int64_t plane = 2 * step.num_pages * step.page_size * s.kv_heads * s.head_dim;
+  std::vector<std::atomic<int64_t>> next(count);
+  pool.team.run([&](Member& member) {
+    for (int64_t i = 0; i < count; ++i) {
+      attention_part(member, room, layers[i], kv + i * plane, next[i]);
+      feed_forward_part(member, room, layers[i]);
     }
   });
 }
 
 inline void linear(PwPool& pool, const float* x, int64_t rows, const float* norm, float eps, const PwLinear& w, float* out) {
-  const Quantised in(pool, std::min(rows, kBlock), w.k);
+  const Quantised in(pool, std::min(rows, kBlock), w.k, w);
   float* lines = pool.inner.need(pool.team.count * w.k);
   pool.team.run([&](Member& member) {
     for (int64_t row = 0; row < rows; row += kBlock) {
@@ -120,4 +172,4 @@ inline void attention(PwPool& pool, const PwShape& s, const PwStep& step, int64_
   pool.team.run([&](Member& member) { attend_all(member, next, s, step, window, q, q_stride, kv, desks, out); });
 }
 
-constexpr Isa kIsa{PW_ISA, &layer, &linear, &attention};
+constexpr Isa kIsa{PW_ISA, &layers, &linear, &attention};

@@ -1,50 +1,133 @@
-// int8 rows times int8 weights: exact sums within a group, groups added in order in float32.
+// int8 rows times weights of 8 or 4 bits: exact sums within a group, groups added in order in float32.
 
 inline int64_t panels_of(const PwLinear& w) { return (w.n + kPanel - 1) / kPanel; }
 inline int64_t groups_of(int64_t k) { return (k + kGroup - 1) / kGroup; }
 
-// Quantised rows [rows][width] and their scales [rows][width / kGroup].
+// Quantised rows [rows][width], their scales and totals [rows][width / kGroup].
 struct Rows {
-  const int16_t* codes;
-  const float* scales;
+  const void* codes;  // int16 or int8
+  const float *scales, *totals;
   int64_t width;
 };
 
-// out[R][kPanel] of R rows against one panel of weights.
+// One panel's weights from group `g` on.
+struct Panel {
+  const uint8_t* codes;
+  const uint16_t *scales, *offsets;
+
+  Panel(const PwLinear& w, int64_t panel, int64_t groups)
+      : codes(w.codes + panel * groups * kGroup * kPanel * w.bits / 8),
+        scales(w.scales + panel * groups * kPanel),
+        offsets(w.offsets ? w.offsets + panel * groups * kPanel : nullptr) {}
+};
+
+constexpr int kVectors = kPanel / kLanes;
+
+// Whole numbers: dots[R][kVectors] of R rows and a group of a panel in 8 bits; the next group's codes.
 template <int R>
-inline void panel_tile(const Rows& x, int64_t row, const int8_t* codes, const float* scales, float* out) {
-  constexpr int kVectors = kPanel / kLanes;
-  vf total[R][kVectors] = {};
-  const int64_t groups = x.width / kGroup;
-  for (int64_t g = 0; g < groups; ++g) {
-    vi dots[R][kVectors] = {};
-    const int16_t* at = x.codes + row * x.width + g * kGroup;
-    for (int64_t pair = 0; pair < kGroup / 2; ++pair, codes += 2 * kPanel) {
+inline const uint8_t* group_dots(const int16_t* at, int64_t width, const uint8_t* codes, vi (&dots)[R][kVectors]) {
+  for (int64_t pair = 0; pair < kGroup / 2; ++pair, codes += 2 * kPanel) {
+    vi weights[kVectors];
+    for (int v = 0; v < kVectors; ++v) weights[v] = widen(reinterpret_cast<const int8_t*>(codes) + v * 2 * kLanes);
+    for (int r = 0; r < R; ++r) {
+      int32_t two;
+      __builtin_memcpy(&two, at + r * width + 2 * pair, sizeof two);
+      for (int v = 0; v < kVectors; ++v) multiply_add(dots[r][v], weights[v], two);
+    }
+  }
+  return codes;
+}
+
+// The same of a panel in 4 bits. The rows' numbers have the order of kSpread.
+template <int R>
+inline const uint8_t* group_dots_4(const int16_t* at, int64_t width, const uint8_t* codes, vi (&dots)[R][kVectors]) {
+  const vi nibbles = vi{} + 0x000f000f;
+  for (int64_t block = 0; block < kGroup / 8; ++block, codes += 4 * kPanel)
+    for (int64_t pair = 0; pair < 4; ++pair) {
       vi weights[kVectors];
-      for (int v = 0; v < kVectors; ++v) weights[v] = widen(codes + v * 2 * kLanes);
+      for (int v = 0; v < kVectors; ++v) {
+        const vi four = (vi)bytes(codes + v * 4 * kLanes);
+        weights[v] = pair == 0 ? four & nibbles : shifted(four, pair == 1 ? 8 : pair == 2 ? 4 : 12) & nibbles;
+      }
       for (int r = 0; r < R; ++r) {
         int32_t two;
-        __builtin_memcpy(&two, at + r * x.width + 2 * pair, sizeof two);
-        for (int v = 0; v < kVectors; ++v) dots[r][v] += multiply_add(weights[v], two);
+        __builtin_memcpy(&two, at + r * width + pair / 2 * kGroup / 2 + 4 * block + pair % 2 * 2, sizeof two);
+        for (int v = 0; v < kVectors; ++v) multiply_add(dots[r][v], weights[v], two);
       }
     }
+  return codes;
+}
+
+template <int R>
+inline const uint8_t* group_dots_4(const int8_t* at, int64_t width, const uint8_t* codes, vi (&dots)[R][kVectors]) {
+  Parts parts[R][kVectors] = {};
+  for (int64_t block = 0; block < kGroup / 8; ++block, codes += 4 * kPanel)
+    for (int64_t half = 0; half < 2; ++half) {
+      vb weights[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        const vb both = bytes(codes + v * 4 * kLanes);
+        weights[v] = half ? upper(both) : lower(both);
+      }
+      for (int r = 0; r < R; ++r) {
+        int32_t four;
+        __builtin_memcpy(&four, at + r * width + half * kGroup / 2 + 4 * block, sizeof four);
+        for (int v = 0; v < kVectors; ++v) multiply_add(parts[r][v], weights[v], four);
+      }
+    }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < kVectors; ++v) dots[r][v] = whole(parts[r][v]);
+  return codes;
+}
+
+// out[R][kPanel] of R rows, in codes of Code, against one panel.
+template <int Bits, typename Code, int R>
+inline void panel_tile(const Rows& x, int64_t row, Panel w, float* out) {
+  const int64_t groups = x.width / kGroup;
+  const Code* at = static_cast<const Code*>(x.codes) + row * x.width;
+  const float *x_scales = x.scales + row * groups, *x_totals = x.totals + row * groups;
+  vf total[R][kVectors] = {};
+  for (int64_t g = 0; g < groups; ++g, at += kGroup) {
+    vi dots[R][kVectors] = {};
+    if constexpr (Bits == 8)
+      w.codes = group_dots<R>(at, x.width, w.codes, dots);
+    else
+      w.codes = group_dots_4<R>(at, x.width, w.codes, dots);
     for (int v = 0; v < kVectors; ++v) {
-      const vf scale = load(scales + g * kPanel + v * kLanes);
+      const vf scale = halves(w.scales + g * kPanel + v * kLanes);
       for (int r = 0; r < R; ++r)
-        total[r][v] = fma(to_float(dots[r][v]), scale * all(x.scales[(row + r) * groups + g]), total[r][v]);
+        total[r][v] = fma(to_float(dots[r][v]), scale * all(x_scales[r * groups + g]), total[r][v]);
+      if constexpr (Bits == 4) {
+        const vf offset = halves(w.offsets + g * kPanel + v * kLanes);
+        for (int r = 0; r < R; ++r) total[r][v] = fma(offset, all(x_totals[r * groups + g]), total[r][v]);
+      }
     }
   }
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < kVectors; ++v) store(out + r * kPanel + v * kLanes, total[r][v]);
 }
 
-inline void panel_rows(const Rows& x, int64_t row, int64_t count, const int8_t* codes, const float* scales,
-                       float* out) {
+template <int Bits, typename Code>
+inline void panel_rows(const Rows& x, int64_t row, int64_t count, const Panel& w, float* out) {
   switch (count) {
-    case 1: return panel_tile<1>(x, row, codes, scales, out);
-    case 2: return panel_tile<2>(x, row, codes, scales, out);
-    case 3: return panel_tile<3>(x, row, codes, scales, out);
-    default: return panel_tile<4>(x, row, codes, scales, out);
+    case 1: return panel_tile<Bits, Code, 1>(x, row, w, out);
+    case 2: return panel_tile<Bits, Code, 2>(x, row, w, out);
+    case 3: return panel_tile<Bits, Code, 3>(x, row, w, out);
+    default: return panel_tile<Bits, Code, 4>(x, row, w, out);
+  }
+}
+
+// to[columns] of a panel's row: y (+ bias), or that added to it.
+inline void put_columns(float* y, int64_t columns, const float* bias, bool add, float* to) {
+  if (columns < kPanel) {
+    for (int64_t c = 0; c < columns; ++c) {
+      const float one = bias ? y[c] + bias[c] : y[c];
+      to[c] = add ? to[c] + one : one;
+    }
+    return;
+  }
+  for (int64_t c = 0; c < kPanel; c += kLanes) {
+    const vf one = bias ? load(y + c) + load(bias + c) : load(y + c);
+    store(to + c, add ? load(to + c) + one : one);
   }
 }
 
@@ -57,19 +140,18 @@ inline void matmul(Member& member, const Rows& x, int64_t rows, const PwLinear& 
   member.split(panels_of(w), &first, &last);
   alignas(64) float tile[kTile * kPanel];
   for (int64_t panel = first; panel < last; ++panel) {
-    const int8_t* codes = w.codes + panel * groups * kGroup * kPanel;
-    const float* scales = w.scales + panel * groups * kPanel;
+    const Panel weights(w, panel, groups);
     const int64_t column = panel * kPanel, columns = std::min(kPanel, w.n - column);
     for (int64_t row = 0; row < rows; row += kTile) {
       const int64_t count = std::min(kTile, rows - row);
-      panel_rows(x, row, count, codes, scales, tile);
-      for (int64_t r = 0; r < count; ++r) {
-        float* to = out + (row + r) * w.n + column;
-        for (int64_t c = 0; c < columns; ++c) {
-          const float y = tile[r * kPanel + c] + (w.bias ? w.bias[column + c] : 0.0f);
-          to[c] = add ? to[c] + y : y;
-        }
-      }
+      if (w.bits == 8)
+        panel_rows<8, int16_t>(x, row, count, weights, tile);
+      else if (w.row_bits == 16)
+        panel_rows<4, int16_t>(x, row, count, weights, tile);
+      else
+        panel_rows<4, int8_t>(x, row, count, weights, tile);
+      for (int64_t r = 0; r < count; ++r)
+        put_columns(tile + r * kPanel, columns, w.bias ? w.bias + column : nullptr, add, out + (row + r) * w.n + column);
     }
   }
 }

@@ -1,10 +1,21 @@
 // Rows of numbers to int8 codes with a scale for each group of kGroup, and the norm before that.
 //
-// A code is the nearest whole number to x / scale, from -127 to 127, with scale = max |x| / 127 in its group. Rows
-// are kept as int16, two of which a processor multiplies and adds in one go.
+// A code is the nearest whole number to x / scale, from -most to most, with scale = max |x| / most in its group and
+// most = 127 or 32,767. A processor multiplies and adds two codes of int16 in one go, or four of int8.
 
-// codes[width], scales[width / kGroup] of x[k], padded with zeros up to width, a multiple of kGroup.
-inline void quantise_row(const float* x, int64_t k, int64_t width, int16_t* codes, float* scales) {
+// Where code i of four lies for weights of 4 bits and rows of int16: what stands two bytes apart there comes together.
+constexpr int kSpread[4] = {0, 2, 1, 3};
+
+template <int... I>
+inline vf spread(vf v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I / 4 * 4 + kSpread[I % 4])...);
+}
+
+// codes[width], scales[width / kGroup] of x[k], padded with zeros up to width, a multiple of kGroup. totals: the sum
+// of each group's codes times its scale.
+template <typename Code, bool Spread>
+inline void quantise_row(const float* x, int64_t k, int64_t width, Code* codes, float* scales, float* totals) {
+  constexpr float kMost = sizeof(Code) == 1 ? 127 : 32767;
   alignas(64) float padded[kGroup];
   for (int64_t g = 0; g < width / kGroup; ++g) {
     const float* group = x + g * kGroup;
@@ -14,13 +25,16 @@ inline void quantise_row(const float* x, int64_t k, int64_t width, int16_t* code
     }
     vf top = vf{};
     for (int64_t i = 0; i < kGroup; i += kLanes) top = vmax(top, vabs(load(group + i)));
-    const float most = largest(top);
-    const vf inverse = all(most > 0 ? 127.0f / most : 0.0f);
+    const float most = largest(top), scale = most / kMost;
+    const vf inverse = all(most > 0 ? kMost / most : 0.0f);
+    vf sum = vf{};  // of whole numbers below 2^24: exact in any order
     for (int64_t i = 0; i < kGroup; i += kLanes) {
-      const vi code = to_int(nearest(load(group + i) * inverse));
-      for (int j = 0; j < kLanes; ++j) codes[g * kGroup + i + j] = static_cast<int16_t>(code[j]);
+      const vf code = nearest(load(group + i) * inverse);
+      sum += code;
+      narrow(to_int(Spread ? spread(code, std::make_integer_sequence<int, kLanes>{}) : code), codes + g * kGroup + i);
     }
-    scales[g] = most / 127.0f;
+    scales[g] = scale;
+    totals[g] = scale * sum_of_whole(sum);
   }
 }
 

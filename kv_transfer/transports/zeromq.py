@@ -170,8 +170,11 @@ class Dealers:
             link.close()
 
     def sockets(self) -> list[Socket]:
-        up = [link for link in self._links.values() if link is not None and not link.down]
-        return [socket for link in up for socket in (link.socket, link.monitor)]
+        found = []
+        for link in self._links.values():
+            if link is not None:  # what came before it went down may still be unread
+                found += [link.socket] if link.down else [link.socket, link.monitor]
+        return found
 
     def close(self) -> None:
         for peer in list(self._links):

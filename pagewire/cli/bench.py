@@ -29,7 +29,8 @@ def engine(
     dtype: Annotated[Dtype, typer.Option(metavar="DTYPE", help="As for pagewire serve.")] = "auto",
     quantization: Annotated[
         Quantization, typer.Option(metavar="METHOD", help="As for pagewire serve.")
-    ] = "none",
+    ] = "auto",
+    activation_bits: Annotated[int, typer.Option(metavar="N", help="As for pagewire serve.")] = 8,
     load_format: Annotated[
         LoadFormat, typer.Option(metavar="FORMAT", help="As for pagewire serve.")
     ] = "auto",
@@ -62,12 +63,17 @@ def engine(
             resolve(model),
             dtype=dtype,
             quantization=quantization,
+            activation_bits=activation_bits,
             load_format=load_format,
             kv_cache_bytes=sizes.parse_size(kv_cache_memory),
             prefix_caching=False,
         )
         report = engine_bench.measure(built, status.update)
-    facts = _facts(report) | {"dtype": dtype, "quantization": quantization}
+    facts = _facts(report) | {
+        "dtype": dtype,
+        "quantization": quantization,
+        "activation_bits": activation_bits,
+    }
     if as_json:
         print(json.dumps(facts))
     else:

@@ -18,7 +18,7 @@ from router.options import RouterOptions
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
-Quantization = Literal["none", "int8"]
+Quantization = Literal["auto", "none", "int8", "gguf"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 Model = Annotated[
@@ -145,10 +145,18 @@ class EngineFlags:
         Quantization,
         typer.Option(
             metavar="METHOD",
-            help="none, or int8: on a CPU, weights and what they are multiplied with in int8.",
+            help="Of weights, on a CPU: auto, none, int8, or gguf (as the GGUF file has them).",
             rich_help_panel="Engine",
         ),
-    ] = "none"
+    ] = "auto"
+    activation_bits: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="What weights of 4 bits are multiplied with: 8 is faster, 16 as good as exact.",
+            rich_help_panel="Engine",
+        ),
+    ] = 8
     load_format: Annotated[
         LoadFormat,
         typer.Option(
@@ -208,6 +216,7 @@ class EngineFlags:
             dtype=self.dtype,
             load_format=self.load_format,
             quantization=self.quantization,
+            activation_bits=self.activation_bits,
             max_model_len=names.max_model_len,
             page_size=self.page_size,
             kv_cache_bytes=sizes.parse_size(self.kv_cache_memory),

@@ -19,7 +19,7 @@ import torch
 from kernels import native_library as native
 from pagewire.engine.build import Built
 from pagewire.engine.engine import Engine
-from pagewire.engine.int8_decoder import Int8Decoder
+from pagewire.engine.packed_decoder import PackedDecoder
 from pagewire.engine.sequence import Sequence
 from pagewire.errors import ConfigError
 from pagewire.messages import RequestId
@@ -149,9 +149,11 @@ def _products(built: Built) -> tuple[int, int]:
 
 
 def _weight_bytes(built: Built) -> int:
+    """Bytes that a step reads, whatever its rows."""
     decoder = built.engine.runner.decoder
-    count = sum(_products(built))
-    return count + count // 64 * 4 if isinstance(decoder, Int8Decoder) else count * decoder.dtype.itemsize
+    if isinstance(decoder, PackedDecoder):
+        return sum(packed.nbytes for packed in decoder.packed())
+    return sum(_products(built)) * decoder.dtype.itemsize
 
 
 def _floor(built: Built, peak: float, bandwidth: float, weights: int) -> Rates:
@@ -177,11 +179,14 @@ def _best(work: Callable[[], object]) -> float:
 def _peak(built: Built) -> float:
     """Multiplications per second of a product whose operands stay in the second cache."""
     rows, n, k = 96, 512, 512
-    x, weight = torch.randn(rows, k), torch.randn(n, k)
-    if isinstance(built.engine.runner.decoder, Int8Decoder):
-        threads, packed = native.Threads(torch.get_num_threads()), native.Packed(weight)
-        return rows * n * k / _best(lambda: native.linear_int8(threads, x, packed))
-    dtype, device = built.engine.runner.decoder.dtype, built.device
+    x, decoder = torch.randn(rows, k), built.engine.runner.decoder
+    if isinstance(decoder, PackedDecoder):
+        threads = native.Threads(torch.get_num_threads())
+        like = min(decoder.packed(), key=lambda packed: packed.bits)
+        packed = native.Packed(n, k, like.bits, like.row_bits)
+        return rows * n * k / _best(lambda: native.linear(threads, x, packed))
+    weight = torch.randn(n, k)
+    dtype, device = decoder.dtype, built.device
     x, weight = x.to(device, dtype), weight.to(device, dtype)
     return rows * n * k / _best(lambda: torch.mm(x, weight.T))
 

@@ -15,7 +15,7 @@ from pagewire.config import EngineConfig
 from pagewire.engine.engine import Engine
 from pagewire.engine.kv_cache import KVCache, pages_for
 from pagewire.engine.runner import ModelRunner
-from pagewire.engine.weights import load_model
+from pagewire.engine.weights import load_model, quantization_for
 from pagewire.errors import ConfigError
 from pagewire.hub import ModelSource
 from pagewire.layout import KVLayout
@@ -36,7 +36,8 @@ def build_engine(
     *,
     dtype: str = "auto",
     load_format: str = "auto",
-    quantization: str = "none",
+    quantization: str = "auto",
+    activation_bits: int = 8,
     max_model_len: int | None = None,
     kv_cache_bytes: int = 1 << 30,
     page_size: int = 16,
@@ -48,9 +49,9 @@ def build_engine(
     """Load ``source`` and give it ``kv_cache_bytes`` of KV memory. ``progress(done, total)`` counts weight
     bytes.
 
-    ``dtype`` "auto" is bfloat16 on a GPU and float32 on a CPU. ``quantization`` "int8": weights and what they
-    are multiplied with, on a CPU. ``max_model_len`` None is as far as the
-    model's own config goes. Raises ModelError or ConfigError.
+    ``dtype`` "auto" is bfloat16 on a GPU and float32 on a CPU. ``quantization``: see
+    ``weights.quantization_for``; ``activation_bits``: see ``PackedDecoder``. ``max_model_len`` None is as far
+    as the model's own config goes. Raises ModelError or ConfigError.
     """
     model = load_config(source)
     if max_model_len is not None and max_model_len > model.context_length:
@@ -59,8 +60,10 @@ def build_engine(
         )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch_dtype = _dtype(dtype, device)
+    quantization = quantization_for(quantization, source, model, dtype, device)
+    precision = quantization if quantization == "none" else f"{quantization}, rows in {activation_bits}"
     layout = kv_layout(
-        model, str(torch_dtype).removeprefix("torch."), fingerprint(source, load_format, quantization)
+        model, str(torch_dtype).removeprefix("torch."), fingerprint(source, load_format, precision)
     )
     num_pages = pages_for(kv_cache_bytes, layout, page_size)
     limit = max_model_len or model.context_length
@@ -73,7 +76,15 @@ def build_engine(
         prefix_caching=prefix_caching,
     )
     decoder = load_model(
-        source, model, torch_dtype, device, load_format, progress, config.max_model_len, quantization
+        source,
+        model,
+        torch_dtype,
+        device,
+        load_format,
+        progress,
+        config.max_model_len,
+        quantization,
+        activation_bits,
     )
     runner = ModelRunner(decoder, KVCache(layout, num_pages, page_size, device))
     runner.warm_up()

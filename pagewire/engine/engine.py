@@ -158,7 +158,9 @@ class Engine:
         self.scheduler.advance(plan)
         sampling = [work.seq for work in plan.work if work.samples]
         rows = self._scorer.take(plan.work, logits, out.prompt_logprobs)
-        for seq, sampled in zip(sampling, sample(rows, [self._row(s) for s in sampling]), strict=True):
+        for seq, sampled in zip(
+            sampling, sample(rows, [self._row(s) for s in sampling], self.runner.threads), strict=True
+        ):
             if isinstance(sampled, InvalidLogits):
                 self._end(seq, out, [], "the model gave logits that are not numbers")
             else:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.attention import AttentionMeta
+from kernels.native_library import Threads
 from pagewire.engine.batch import Batch
 from pagewire.engine.kv_cache import KVCache
-from pagewire.engine.model import Decoder
+from pagewire.engine.packed_decoder import AnyDecoder, PackedDecoder
 
 
 class ModelRunner:
-    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+    def __init__(self, decoder: AnyDecoder, cache: KVCache) -> None:
         assert decoder.device.type == cache.pages.device.type
         assert cache.pages.shape[0] == decoder.config.layers
         self.decoder, self.cache = decoder, cache
@@ -27,6 +28,11 @@ class ModelRunner:
     @property
     def vocab_size(self) -> int:
         return self.decoder.config.vocab_size
+
+    @property
+    def threads(self) -> Threads | None:
+        """Those that the native kernels compute with, free between two steps."""
+        return self.decoder.threads if isinstance(self.decoder, PackedDecoder) else None
 
     @torch.inference_mode()
     def forward(self, batch: Batch, after_layer: Callable[[int], None] | None = None) -> Tensor:

@@ -1,18 +1,19 @@
 """Choosing tokens: from a row of logits and sampling parameters to the next token of each choice.
 
 Knows logits, parameters and the tokens so far; knows no model, no page and no batch composition. A row's
-result is bitwise the same whatever its neighbours and the thread count: a greedy row's maximum is exact in
-any order, and all else is done one row at a time, in float64, on the host. A draw is a function of (seed,
-choice, absolute position).
+result is bitwise the same whatever its neighbours and the thread count, with the C++ kernels or without: the
+order of logits is exact, and weights are whole numbers (``kernels.sampling``), so sums are. A draw is a
+function of (seed, choice, absolute position).
 
 The meaning of each parameter and the order in which they act are vLLM's: min_tokens and logit_bias;
 repetition, frequency and presence penalties; temperature; min_p; top_k; top_p. Log-probabilities are those of
 the model's raw distribution, before any of that (vLLM's ``raw_logprobs``). Ties go to the lower token id
-everywhere.
+everywhere. Tokens less than 2^-41 times as likely as the likeliest are never drawn.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Many
 from typing import NamedTuple
 
@@ -21,13 +22,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels import native_library, sampling_native
+from kernels.sampling import Ints, Logits, largest, least_weight, log_of, nucleus, weights
+from kernels.sampling_native import Row, Score
 from pagewire.engine.sequence import Sequence
 from pagewire.rng import uniform
 from pagewire.sampling import SamplingParams
 
-Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
 Top = list[tuple[int, float]]  # (token id, log-probability), most likely first
+Threads = native_library.Threads
 
 
 class Sampled(NamedTuple):
@@ -42,6 +45,10 @@ class InvalidLogits(NamedTuple):
     """In place of a row's result: nothing can be chosen from it. It says nothing about the other rows."""
 
     reason: str
+
+
+NOT_FINITE = InvalidLogits("the logits are not finite")
+NOTHING_LEFT = InvalidLogits("no token is left to choose from")
 
 
 class SampleRow(NamedTuple):
@@ -62,65 +69,58 @@ class SampleRow(NamedTuple):
         return cls(params, seq.seed, seq.choices, seq.tokens, seq.num_prompt, banned)
 
     @property
+    def edited(self) -> bool:
+        """True if something comes between the model's logits and the choice."""
+        return bool(self.params.penalised or self.params.logit_bias or self.banned)
+
+    @property
     def plain(self) -> bool:
         """True if the answer is no more than where the largest logit is."""
-        p = self.params
-        return p.greedy and not (p.penalised or p.logit_bias or self.banned) and p.logprobs is None
+        return self.params.greedy and not self.edited and self.params.logprobs is None
 
 
-def sample(logits: Tensor, rows: Many[SampleRow]) -> list[list[Sampled] | InvalidLogits]:
+def sample(
+    logits: Tensor, rows: Many[SampleRow], threads: Threads | None = None
+) -> list[list[Sampled] | InvalidLogits]:
     """For row r of ``logits`` [R, V], float32, a Sampled for each of ``rows[r].choices``, in order.
 
     ``logits`` is not changed. A row that holds NaN or +inf, or leaves no token to choose, gives
-    InvalidLogits.
+    InvalidLogits. ``threads`` take part where logits lie on the host.
     """
     assert logits.shape[0] == len(rows)
+    if logits.device.type == "cpu":
+        return _on_host(logits, rows, threads)
     results: list[list[Sampled] | InvalidLogits] = [InvalidLogits("")] * len(rows)
     plain = [r for r, row in enumerate(rows) if row.plain]
     other = [r for r, row in enumerate(rows) if not row.plain]
-    for r, token in zip(plain, greedy_tokens(_take(logits, plain)), strict=True):
-        if token is None:
-            results[r] = InvalidLogits("the logits are not finite")
-        else:
-            results[r] = [Sampled(token, None, []) for _ in rows[r].choices]
-    for r, values in zip(other, _take(logits, other).float().cpu().numpy(), strict=True):
-        results[r] = _sample_row(values.astype(np.float64), rows[r])
+    for r, token in zip(plain, _greedy_on_device(_take(logits, plain)), strict=True):
+        results[r] = NOT_FINITE if token is None else [Sampled(token, None, []) for _ in rows[r].choices]
+    moved = _on_host(_take(logits, other).cpu(), [rows[r] for r in other], threads)
+    for r, result in zip(other, moved, strict=True):
+        results[r] = result
     return results
 
 
-def score_prompt(logits: Tensor, following: Many[int], k: int) -> tuple[list[float], list[Top]]:
+def score_prompt(
+    logits: Tensor, following: Many[int], k: int, threads: Threads | None = None
+) -> tuple[list[float], list[Top]]:
     """Log-probability of each of ``following`` [T] in its row of ``logits`` [T, V], and the k most likely.
 
     A row that holds NaN or +inf gives -inf and an empty list.
     """
     assert logits.shape[0] == len(following)
-    scores: list[float] = []
-    tops: list[Top] = []
-    for values, token in zip(logits.float().cpu().numpy(), following, strict=True):
-        raw = values.astype(np.float64)
-        if np.isfinite(raw.max()):
-            norm = _log_sum_exp(raw)
-            scores.append(float(raw[token] - norm))
-            tops.append(_top(raw, norm, k))
-        else:
-            scores.append(-np.inf)
-            tops.append([])
-    return scores, tops
-
-
-def greedy_tokens(logits: Tensor) -> list[int | None]:
-    """[R, V] -> R: the lowest id of each row's maximum; None where that is not a finite number."""
-    if logits.shape[0] == 0:
-        return []
-    if logits.device.type == "cpu" and logits.dtype == torch.float32:
-        values = logits.numpy()
-        ids = values.argmax(axis=1)  # numpy promises the first of equals, and that NaN is the largest
-        best = values[np.arange(len(ids)), ids]
-        return [int(i) if ok else None for i, ok in zip(ids, np.isfinite(best), strict=True)]
-    return _greedy_on_device(logits)
+    values = logits.float().cpu().numpy()
+    scores = _scores(values, [(r, k) for r in range(len(following))], threads)
+    each = zip(values, following, scores, strict=True)
+    return [_logprob(x, token, s) for x, token, s in each], [
+        _top(x, s) for x, s in zip(values, scores, strict=True)
+    ]
 
 
 def _greedy_on_device(logits: Tensor) -> list[int | None]:
+    """[R, V] -> R: the lowest id of each row's maximum; None where that is not a finite number."""
+    if logits.shape[0] == 0:
+        return []
     # torch.argmax promises nothing about ties
     best = logits.amax(dim=1, keepdim=True)
     index = torch.arange(logits.shape[1], device=logits.device)
@@ -133,31 +133,37 @@ def _take(logits: Tensor, rows: list[int]) -> Tensor:
     return logits if len(rows) == logits.shape[0] else logits[rows]
 
 
-def _sample_row(raw: Floats, row: SampleRow) -> list[Sampled] | InvalidLogits:
-    if not np.isfinite(raw.max()):
-        return InvalidLogits("the logits are not finite")
-    x = adjusted(raw, row)
-    best = int(x.argmax())
-    if not np.isfinite(x[best]):
-        return InvalidLogits("no token is left to choose from")
-    tokens = [best] * len(row.choices) if row.params.greedy else _draw(x, row)
-    k = row.params.logprobs
-    if k is None:
+def _on_host(
+    logits: Tensor, rows: Many[SampleRow], threads: Threads | None
+) -> list[list[Sampled] | InvalidLogits]:
+    if not rows:
+        return []
+    values: NDArray[np.float32] = logits.float().numpy()
+    edited = {r: adjusted(values[r], row) for r, row in enumerate(rows) if row.edited}
+    tokens = _choose(values, edited, rows, threads)
+    scored = [(r, row.params.logprobs) for r, row in enumerate(rows) if row.params.logprobs is not None]
+    scores = dict(zip((r for r, _ in scored), _scores(values, scored, threads), strict=True))
+    return [_result(values[r], tokens[r], scores.get(r)) for r in range(len(rows))]
+
+
+def _result(raw: Logits, tokens: list[int], score: Score | None) -> list[Sampled] | InvalidLogits:
+    if tokens[0] < 0:
+        return NOTHING_LEFT if np.isfinite(raw.max()) else NOT_FINITE
+    if score is None:
         return [Sampled(token, None, []) for token in tokens]
-    norm = _log_sum_exp(raw)
-    return [Sampled(token, float(raw[token] - norm), _top(raw, norm, k)) for token in tokens]
+    return [Sampled(token, _logprob(raw, token, score), _top(raw, score)) for token in tokens]
 
 
-def adjusted(raw: Floats, row: SampleRow) -> Floats:
-    """Logits [V] after min_tokens, logit_bias and the penalties; ``raw`` itself if none of them acts.
+@np.errstate(over="ignore")
+def adjusted(raw: Logits, row: SampleRow) -> Logits:
+    """Logits [V] after min_tokens, logit_bias and the penalties; ``raw`` itself if it is not finite.
 
     Repetition counts prompt and output (positive logits are divided, others multiplied); frequency and
     presence count the output alone.
     """
-    params = row.params
-    if not (params.penalised or params.logit_bias or row.banned):
+    if not np.isfinite(raw.max()):
         return raw
-    x = raw.copy()
+    params, x = row.params, raw.copy()
     x[[i for i in row.banned if 0 <= i < len(x)]] = -np.inf
     for token, bias in params.logit_bias.items():
         x[token] += bias
@@ -168,87 +174,106 @@ def adjusted(raw: Floats, row: SampleRow) -> Floats:
     if params.frequency_penalty != 0.0 or params.presence_penalty != 0.0:
         output = np.asarray(row.tokens[row.num_prompt :], dtype=np.int64)
         ids, counts = np.unique(output, return_counts=True)
-        x[ids] -= params.frequency_penalty * counts
-        x[ids] -= params.presence_penalty
+        x[ids] -= params.frequency_penalty * counts + params.presence_penalty
     return x
 
 
-def _draw(x: Floats, row: SampleRow) -> list[int]:
+# --- the same twice: in C++, and in numpy ---
+
+
+def _choose(
+    values: Logits, edited: dict[int, Logits], rows: Many[SampleRow], threads: Threads | None
+) -> list[list[int]]:
+    """The tokens of each row's choices, of row r of ``values`` or ``edited[r]``; -1 where there is none."""
+    if not native_library.available():
+        return [_choose_one(edited.get(r, values[r]), row) for r, row in enumerate(rows)]
+    base, stride = _layout(values)
+    addresses = [base + r * stride for r in range(len(rows))]
+    for r, x in edited.items():
+        addresses[r] = _layout(x)[0]
+    packed = [_pack(address, row) for address, row in zip(addresses, rows, strict=True)]
+    return sampling_native.sample_rows(threads, packed, values.shape[1])
+
+
+def _pack(address: int, row: SampleRow) -> Row:
+    p = row.params
+    heat = 0.0 if p.greedy else 1.0 / p.temperature
+    least = least_weight(p.min_p)
+    return Row(address, heat, p.top_p, p.top_k, least, row.seed, len(row.tokens), row.choices)
+
+
+def _choose_one(x: Logits, row: SampleRow) -> list[int]:
+    best = int(x.argmax())  # numpy promises the first of equals, and that NaN is the largest
+    if not np.isfinite(x[best]):
+        return [-1] * len(row.choices)
+    return [best] * len(row.choices) if row.params.greedy else _draw(x, row)
+
+
+def _scores(values: Logits, wanted: list[tuple[int, int]], threads: Threads | None) -> list[Score]:
+    """For each (row of ``values``, k) the row's Score with as many of k ids as there are."""
+    vocab = values.shape[1]
+    if native_library.available():
+        base, stride = _layout(values)
+        rows = [(base + r * stride, min(k, vocab)) for r, k in wanted]
+        return sampling_native.score_rows(threads, rows, vocab)
+    return [_score(values[r], min(k, vocab)) for r, k in wanted]
+
+
+def _score(x: Logits, k: int) -> Score:
+    best = float(x.max())
+    if not np.isfinite(best):
+        return Score(best, 0, [])
+    ids = largest(x, k)
+    order = np.argsort(-x[ids], kind="stable")
+    return Score(best, int(weights(x, 1.0).sum()), ids[order].tolist())
+
+
+def _layout(x: Logits) -> tuple[int, int]:
+    """The address of an array whose last axis is dense, and the bytes from row to row."""
+    assert x.strides[-1] == x.itemsize
+    return x.ctypes.data, x.strides[0]
+
+
+# --- in numpy ---
+
+
+def _draw(x: Logits, row: SampleRow) -> list[int]:
     """One token for each choice, by inverse CDF over the kept tokens in order of their ids."""
-    ids, weights = kept(x, row.params)
-    cdf = np.cumsum(weights)
+    ids, kept_weights = kept(x, row.params)
+    cdf = np.cumsum(kept_weights)
+    total = int(cdf[-1])
     tokens = []
     for choice in row.choices:
-        u = uniform(row.seed, choice, len(row.tokens))
-        # u * total < total for every u < 1, so there is a first entry above it, and its own weight is not 0
-        i = int(np.searchsorted(cdf, u * cdf[-1], side="right"))
+        # below total, so there is a first entry above it, and its own weight is not 0
+        mark = int(uniform(row.seed, choice, len(row.tokens)) * 2.0**53) * total >> 53
+        i = int(np.searchsorted(cdf, mark, side="right"))
         tokens.append(i if ids is None else int(ids[i]))
     return tokens
 
 
-def kept(x: Floats, params: SamplingParams) -> tuple[Ids | None, Floats]:
-    """What temperature, min_p, top_k and top_p leave of ``x`` [V]: ids, ascending, and relative weights.
+def kept(x: Logits, params: SamplingParams) -> tuple[Ints | None, Ints]:
+    """What temperature, min_p, top_k and top_p leave of ``x`` [V]: ids, ascending, and their weights.
 
-    ids None stands for the whole vocabulary. Nothing of size V is sorted unless top_p alone cuts a
-    distribution so flat that it must be.
+    ids None stands for the whole vocabulary.
     """
-    x = (x - x.max()) / params.temperature  # <= 0; the largest is 0
-    ids: Ids | None = None
+    ids: Ints | None = None
     if 0 < params.top_k < len(x):
         # before min_p, for speed: both drop the least likely, so their order does not matter
-        ids = _largest(x, params.top_k)
+        ids = largest(x, params.top_k)
         x = x[ids]
-    weights: Floats = np.exp(x)
-    if params.min_p > 0.0:
-        ids, weights = _subset(ids, weights, np.flatnonzero(weights >= params.min_p))
+    w = weights(x, 1.0 / params.temperature, least_weight(params.min_p))
     if params.top_p < 1.0:
-        ids, weights = _subset(ids, weights, _nucleus(weights, params.top_p))
-    return ids, weights
+        keep = nucleus(w, params.top_p)
+        ids, w = (keep if ids is None else ids[keep]), w[keep]
+    return ids, w
 
 
-def _subset(ids: Ids | None, weights: Floats, keep: Ids) -> tuple[Ids, Floats]:
-    return (keep if ids is None else ids[keep]), weights[keep]
+# --- log-probabilities ---
 
 
-def _largest(x: Floats, k: int) -> Ids:
-    """Ids, ascending, of the k largest of ``x``, 0 < k < len(x), or k = len(x)."""
-    if k >= len(x):
-        return np.arange(len(x))
-    return _cut(x, k, np.partition(x, len(x) - k)[len(x) - k])
+def _logprob(raw: Logits, token: int, score: Score) -> float:
+    return float(raw[token]) - score.best - log_of(score.mass) if score.mass else -math.inf
 
 
-def _cut(x: Floats, k: int, kth: np.float64) -> Ids:
-    """Ids, ascending, of the k largest of ``x``, given that the k-th largest value is ``kth``."""
-    at_least = np.flatnonzero(x >= kth)
-    if len(at_least) == k:
-        return at_least
-    above = np.flatnonzero(x > kth)
-    ties = at_least[x[at_least] == kth][: k - len(above)]
-    return np.sort(np.concatenate([above, ties]))
-
-
-def _nucleus(weights: Floats, top_p: float) -> Ids:
-    """Ids, ascending, of the fewest largest weights that hold ``top_p`` of the whole.
-
-    V weights below (1 - top_p) * whole / V hold less than 1 - top_p together, so the rest is enough to look
-    at.
-    """
-    whole = weights.sum()
-    floor = (1.0 - top_p) * whole / len(weights) * (1 - 1e-9)
-    largest_first = np.sort(weights[weights >= floor])[::-1]
-    count = int(np.searchsorted(np.cumsum(largest_first), top_p * whole, side="left")) + 1
-    count = min(count, len(largest_first))
-    return _cut(weights, count, largest_first[count - 1])
-
-
-def _log_sum_exp(raw: Floats) -> float:
-    best = raw.max()
-    return float(best + np.log(np.exp(raw - best).sum()))
-
-
-def _top(raw: Floats, norm: float, k: int) -> Top:
-    if k == 0:
-        return []
-    ids = _largest(raw, min(k, len(raw)))
-    order = np.argsort(-raw[ids], kind="stable")
-    return [(int(i), float(raw[i] - norm)) for i in ids[order]]
+def _top(raw: Logits, score: Score) -> Top:
+    return [(i, _logprob(raw, i, score)) for i in score.ids]

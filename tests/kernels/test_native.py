@@ -19,7 +19,7 @@ from kernels.attention import AttentionMeta, paged_attention_reference
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C++ compiler when this was installed")
 
-GROUP = 64
+GROUP = native.GROUP
 SHAPES = [(960, 576), (576, 1536), (48, 64), (301, 100), (17, 30)]  # N, K
 HEADS = [(4, 4), (9, 3), (8, 2), (7, 1), (64, 1)]  # Hq, Hkv
 ONE, TWO = (native.Threads(1), native.Threads(2)) if native.available() else (None, None)
@@ -30,17 +30,49 @@ def groups_of(x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(x, (0, -x.shape[1] % GROUP)).view(len(x), -1, GROUP).double()
 
 
-def quantised(x: torch.Tensor) -> torch.Tensor:
-    """The numbers that the codes of ``x`` stand for, as ``groups_of``."""
+def quantised(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """The numbers that the codes of ``x`` in so many bits stand for, as ``groups_of``."""
+    most = float((1 << (bits - 1)) - 1)
     wide = groups_of(x)
     scale = wide.float().abs().amax(-1, keepdim=True)
-    inverse = torch.where(scale > 0, torch.full_like(scale, 127.0) / scale, 0.0)  # 127.0 / scale rounds twice
-    return (wide.float() * inverse).round().double() * (scale / 127.0).double()
+    inverse = torch.where(scale > 0, torch.full_like(scale, most) / scale, 0.0)  # most / scale rounds twice
+    return (wide.float() * inverse).round().double() * (scale / most).double()
 
 
-def linear_reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    y = torch.einsum("tgk,ngk->tn", quantised(x), quantised(weight))
+def quantised_weight(weight: torch.Tensor) -> torch.Tensor:
+    """The numbers that the codes of ``weight`` in 8 bits stand for, as ``groups_of``. Scales are float16,
+    rounded up.
+    """
+    wide = groups_of(weight).float()
+    exact = wide.abs().amax(-1, keepdim=True) / 127.0
+    near = exact.half()
+    above = (near.view(torch.int16) + (near.float() < exact)).view(torch.float16).float()
+    return (wide / above).nan_to_num().round().double() * above.double()
+
+
+def linear_reference(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, bits: int = 16
+) -> torch.Tensor:
+    """``weight`` as ``groups_of``; ``x`` rounded to so many bits."""
+    y = torch.einsum("tgk,ngk->tn", quantised(x, bits), weight)
     return y if bias is None else y + bias.double()
+
+
+def random_grouped(n: int, k: int, bits: int, seed: int = 0) -> native.Grouped:
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 1 << bits, (n, k), dtype=torch.uint8, generator=generator)
+    scales, offsets = (torch.rand(n, k // GROUP, generator=generator).half() for _ in range(2))
+    return native.Grouped(codes, scales, None if bits == 8 else -8 * offsets)
+
+
+def packed_grouped(
+    weight: native.Grouped, bias: torch.Tensor | None = None, row_bits: int = 16
+) -> native.Packed:
+    packed = native.Packed(*weight.shape, weight.bits, row_bits, bias=bias is not None)
+    packed.put(0, weight)
+    if packed.bias is not None and bias is not None:
+        packed.bias.copy_(bias)
+    return packed
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 131])
@@ -49,28 +81,77 @@ def test_linear_is_the_product_of_what_the_codes_stand_for(shape: tuple[int, int
     weight, bias, x = torch.randn(shape), torch.randn(shape[0]), torch.randn(rows, shape[1])
     weight[0] = 0.0
     x[-1] *= 1e4
-    got = native.linear_int8(TWO, x, native.Packed(weight, bias))
-    want = linear_reference(x, weight, bias)
+    got = native.linear(TWO, x, native.Packed.of(weight, bias))
+    want = linear_reference(x, quantised_weight(weight), bias)
     assert ((got - want).abs().amax(1) <= 2e-6 * want.abs().amax(1)).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 131])
+@pytest.mark.parametrize("shape", [(960, 576), (40, 1536), (17, 32)], ids=str)
+@pytest.mark.parametrize(("bits", "row_bits"), [(8, 16), (4, 16), (4, 8)])
+def test_a_weight_in_codes_is_taken_as_it_is(
+    bits: int, row_bits: int, shape: tuple[int, int], rows: int
+) -> None:
+    weight, bias, x = random_grouped(*shape, bits), torch.randn(shape[0]), torch.randn(rows, shape[1])
+    x[0, :] = 1.0  # the largest code in every place
+    got = native.linear(TWO, x, packed_grouped(weight, bias, row_bits))
+    want = linear_reference(x, groups_of(weight.float()), bias, row_bits)
+    assert ((got - want).abs().amax(1) <= 2e-6 * want.abs().amax(1)).all()
+
+
+def test_a_packed_weight_is_filled_by_ranges_of_rows() -> None:
+    weight = random_grouped(100, 64, 4)
+    packed = native.Packed(100, 64, 4)
+    for first, rows in ((60, 40), (0, 7), (7, 53)):
+        packed.put(first, native.Grouped(*(t[first : first + rows] for t in weight if t is not None)))
+    whole = packed_grouped(weight)
+    assert torch.equal(packed.codes, whole.codes)
+    assert torch.equal(packed.scales, whole.scales)
+    assert packed.offsets is not None
+    assert whole.offsets is not None
+    assert torch.equal(packed.offsets, whole.offsets)
+
+
+def test_rows_of_a_weight_are_its_numbers() -> None:
+    weight = random_grouped(50, 96, 8)
+    ids = torch.tensor([49, 0, 17, 17])
+    assert torch.equal(packed_grouped(weight).rows(ids), weight.float()[ids])
+
+
+@pytest.mark.parametrize("most", [0.0, 1e-9, 6e-8, 3e-5, 1.0, 8e6])
+def test_scales_of_any_size(most: float) -> None:
+    weight = most * torch.tensor([[1.0, -1.0, 0.5, 0.0]]).repeat(3, 24)
+    error = (native.Packed.of(weight).rows(torch.arange(3)) - weight).abs().max()
+    assert error <= most / 127 + 127 * 6e-8  # the smallest scale but 0
 
 
 def test_a_norm_before_it_is_the_norm_of_each_row() -> None:
     weight, x, norm = torch.randn(96, 100), torch.randn(7, 100), torch.rand(100) + 0.5
     normed = torch.nn.functional.rms_norm(x, (100,), norm, 1e-5)
-    got = native.linear_int8(ONE, x, native.Packed(weight), norm, 1e-5)
+    got = native.linear(ONE, x, native.Packed.of(weight), norm, 1e-5)
     # A rounding in the norm may move a number across the border between two codes.
-    torch.testing.assert_close(got, native.linear_int8(ONE, normed, native.Packed(weight)), rtol=0, atol=0.2)
+    torch.testing.assert_close(got, native.linear(ONE, normed, native.Packed.of(weight)), rtol=0, atol=0.2)
     torch.testing.assert_close(got, normed @ weight.T, rtol=0, atol=0.5)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_linear_rows_stand_alone(shape: tuple[int, int]) -> None:
-    weight, x = native.Packed(torch.randn(shape)), torch.randn(300, shape[1])
-    whole = native.linear_int8(ONE, x, weight)
+@pytest.mark.parametrize(
+    "packed",
+    [
+        *(native.Packed.of(torch.randn(shape)) for shape in SHAPES),
+        packed_grouped(random_grouped(300, 576, 4)),
+        packed_grouped(random_grouped(300, 576, 4), row_bits=8),
+    ]
+    if native.available()
+    else [],
+    ids=lambda packed: f"{packed.n}x{packed.k}x{packed.bits}x{packed.row_bits}",
+)
+def test_linear_rows_stand_alone(packed: native.Packed) -> None:
+    weight, x = packed, torch.randn(300, packed.k)
+    whole = native.linear(ONE, x, weight)
     for threads in (ONE, TWO):
         for first, rows in ((0, 1), (5, 2), (6, 3), (7, 130), (299, 1)):
             part = x[first : first + rows].contiguous()
-            assert torch.equal(native.linear_int8(threads, part, weight), whole[first : first + rows])
+            assert torch.equal(native.linear(threads, part, weight), whole[first : first + rows])
 
 
 def run(
@@ -124,12 +205,14 @@ def digest() -> str:
     """Of a linear and an attention, from fixed numbers."""
     generator = torch.Generator().manual_seed(9)
     x = torch.randn(9, 100, generator=generator)
-    weight = native.Packed(torch.randn(40, 100, generator=generator))
-    y = native.linear_int8(native.Threads(1), x, weight, torch.rand(100, generator=generator), 1e-5)
+    weight = native.Packed.of(torch.randn(40, 100, generator=generator))
+    y = native.linear(native.Threads(1), x, weight, torch.rand(100, generator=generator), 1e-5)
+    short, four = x[:, :96].contiguous(), random_grouped(40, 96, 4)
+    y16, y8 = (native.linear(native.Threads(1), short, packed_grouped(four, None, bits)) for bits in (16, 8))
     world = make_world([100, 33], 16, 2, 32)
     meta = world.meta([40, 1])
     z = run(native.Threads(1), torch.randn(41, 6, 32, generator=generator), world, meta, None)
-    return hashlib.sha256(y.numpy().tobytes() + z.numpy().tobytes()).hexdigest()
+    return hashlib.sha256(b"".join(t.numpy().tobytes() for t in (y, y16, y8, z))).hexdigest()
 
 
 def test_every_kind_of_processor_gives_the_same_bits() -> None:

@@ -4,6 +4,6 @@ own.
 
 from __future__ import annotations
 
-from pagewire.engine.weights.load import LOAD_FORMATS, Progress, load_model
+from pagewire.engine.weights.load import LOAD_FORMATS, Progress, load_model, quantization_for
 
-__all__ = ["LOAD_FORMATS", "Progress", "load_model"]
+__all__ = ["LOAD_FORMATS", "Progress", "load_model", "quantization_for"]

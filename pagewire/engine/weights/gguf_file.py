@@ -1,6 +1,7 @@
-"""Tensors of a GGUF file, dequantised one at a time and given their HuggingFace names.
+"""Tensors of a GGUF file, one at a time, under their HuggingFace names: dequantised, or as the file has them.
 
-Knows llama.cpp's tensor names and its order of q and k rows; leaves the quantised formats to ``gguf.quants``.
+Knows llama.cpp's tensor names and its order of q and k rows. ``grouped`` knows the formats that are kept; all
+others are left to ``gguf.quants``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels.native_library import Grouped
+from pagewire.engine.weights import grouped
 from pagewire.errors import ModelError, UnsupportedModel
 from pagewire.gguf_header import TensorInfo, read_header
 from pagewire.model_config import ModelConfig
@@ -44,9 +47,9 @@ _NAME = re.compile(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)")
 _IN_CONFIG = "rope_freqs.weight"  # read by pagewire.gguf_config
 
 
-def tensors(path: Path, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor as float32 (or as stored where it is float16) under its HuggingFace name. Raises
-    ModelError.
+def tensors(path: Path, config: ModelConfig, *, keep: bool = False) -> Iterator[tuple[str, Tensor | Grouped]]:
+    """Every tensor as float32 (or as stored where it is float16) under its HuggingFace name; with ``keep``,
+    as ``Grouped`` where its format has that form. Raises ModelError.
     """
     header = read_header(path)
     permuted = header.metadata["general.architecture"] == "llama"
@@ -55,12 +58,25 @@ def tensors(path: Path, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
         if info.name == _IN_CONFIG:
             continue
         name = hf_name(info.name)
-        values = _values(data, info)
-        if permuted and ".q_proj." in name:
-            values = unpermute(values, config.heads)
-        elif permuted and ".k_proj." in name:
-            values = unpermute(values, config.kv_heads)
-        yield name, torch.from_numpy(values)
+        heads = config.heads if ".q_proj." in name else config.kv_heads if ".k_proj." in name else 0
+
+        def in_order(values: NDArray[Any], heads: int = heads if permuted else 0) -> Tensor:
+            return torch.from_numpy(unpermute(values, heads) if heads else values)
+
+        if keep and info.ggml_type in grouped.BITS:
+            codes, scales, offsets = grouped.read(*_raw(data, info))
+            yield (
+                name,
+                Grouped(in_order(codes), in_order(scales), None if offsets is None else in_order(offsets)),
+            )
+        else:
+            yield name, in_order(_values(data, info))
+
+
+def bits(path: Path) -> dict[str, int]:
+    """Of each tensor that ``tensors`` would keep: the bits of a number, 8 or 4."""
+    infos = read_header(path).tensors.values()
+    return {hf_name(i.name): grouped.BITS[i.ggml_type] for i in infos if i.ggml_type in grouped.BITS}
 
 
 def hf_name(name: str) -> str:

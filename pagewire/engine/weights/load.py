@@ -5,22 +5,45 @@ Knows names and shapes; knows no file format. A tensor is held twice only while 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from pagewire.engine.int8_decoder import Int8Decoder
+from kernels import native_library as native
 from pagewire.engine.model import Decoder
+from pagewire.engine.packed_decoder import AnyDecoder, PackedDecoder, PackedRows, Place
 from pagewire.engine.weights import dummy, gguf_file, safetensors_files
 from pagewire.errors import ConfigError, ModelError
 from pagewire.hub import ModelSource
 from pagewire.model_config import ModelConfig
 
 LOAD_FORMATS = ("auto", "dummy")
-QUANTIZATIONS: dict[str, type[Decoder]] = {"none": Decoder, "int8": Int8Decoder}
+QUANTIZATIONS = ("auto", "none", "int8", "gguf")
+ACTIVATION_BITS = (8, 16)
 Progress = Callable[[int, int], None]
-NamedTensor = tuple[str, Tensor]
+NamedTensor = tuple[str, Tensor | native.Grouped]
+
+
+def quantization_for(
+    quantization: str, source: ModelSource | None, config: ModelConfig, dtype: str, device: torch.device
+) -> str:
+    """What "auto" stands for: "none" on a GPU or where a ``dtype`` is named; else the file's own codes for a
+    GGUF file, or int8. "none" too where the native kernels cannot compute the model. Raises ConfigError.
+    """
+    if quantization not in QUANTIZATIONS:
+        raise ConfigError(f"--quantization {quantization}: use {', '.join(QUANTIZATIONS)}")
+    in_gguf = source is not None and source.is_gguf
+    if quantization == "gguf" and not in_gguf:
+        raise ConfigError("--quantization gguf keeps the codes of a GGUF file, and this model is none")
+    if quantization not in ("auto", "none") and (device.type != "cpu" or dtype not in ("auto", "float32")):
+        raise ConfigError(f"--quantization {quantization} is computed on a CPU, with --dtype float32")
+    if quantization != "auto":
+        return quantization
+    native_can = native.available() and config.head_dim % native.LANES == 0
+    if device.type != "cpu" or dtype != "auto" or not native_can:
+        return "none"
+    return "gguf" if in_gguf else "int8"
 
 
 def load_model(
@@ -32,35 +55,48 @@ def load_model(
     progress: Progress | None = None,
     positions: int | None = None,
     quantization: str = "none",
-) -> Decoder:
+    activation_bits: int = 8,
+) -> AnyDecoder:
     """Build the model and fill its weights, converted to ``dtype``.
 
     ``load_format`` "dummy" makes weights up, and needs no ``source``. ``progress(done, total)`` is called
     with bytes of the model in memory. ``positions``: length of the rotary table, by default the model's
-    context length. ``quantization`` "int8" computes in int8 on a CPU. Raises ConfigError, and ModelError
+    context length. ``quantization`` is what ``quantization_for`` says, ``activation_bits``
+    what ``PackedDecoder`` says. Raises ConfigError, and ModelError
     naming the tensor that is missing, unexpected or of another shape.
     """
-    if quantization not in QUANTIZATIONS:
-        raise ConfigError(f"--quantization {quantization}: use {' or '.join(QUANTIZATIONS)}")
+    if activation_bits not in ACTIVATION_BITS:
+        raise ConfigError(f"--activation-bits {activation_bits}: use 8 or 16")
     if load_format not in LOAD_FORMATS:
         raise ConfigError(f"--load-format {load_format}: use {' or '.join(LOAD_FORMATS)}")
-    decoder = QUANTIZATIONS[quantization](config, dtype, torch.device(device), positions)
-    if load_format == "dummy":
-        tensors = dummy.tensors({name: place.shape for name, place in decoder.named_weights().items()})
-    elif source is None:
+    if source is None and load_format != "dummy":
         raise ConfigError("a model without files can only have dummy weights")
-    elif source.is_gguf:
-        tensors = gguf_file.tensors(source.path, config)
+    keep = quantization == "gguf" and load_format != "dummy"
+    decoder: AnyDecoder
+    if quantization == "none":
+        decoder = Decoder(config, dtype, torch.device(device), positions)
     else:
-        tensors = safetensors_files.tensors(source.path)
-    fill(decoder, tensors, progress)
+        bits = gguf_file.bits(source.path) if keep and source is not None else {}
+        decoder = PackedDecoder(config, bits, activation_bits, positions)
+    fill(decoder.named_weights(), _tensors(source, config, decoder, load_format, keep=keep), progress)
     decoder.pack()
     return decoder
 
 
-def fill(decoder: Decoder, tensors: Iterable[NamedTensor], progress: Progress | None = None) -> None:
-    """Copy every tensor to its place in a decoder that is not packed yet."""
-    places = decoder.named_weights()
+def _tensors(
+    source: ModelSource | None, config: ModelConfig, decoder: AnyDecoder, load_format: str, *, keep: bool
+) -> Iterable[NamedTensor]:
+    if load_format == "dummy" or source is None:
+        return dummy.tensors({name: place.shape for name, place in decoder.named_weights().items()})
+    if source.is_gguf:
+        return gguf_file.tensors(source.path, config, keep=keep)
+    return safetensors_files.tensors(source.path)
+
+
+def fill(
+    places: Mapping[str, Place], tensors: Iterable[NamedTensor], progress: Progress | None = None
+) -> None:
+    """Copy every tensor to its place."""
     missing = dict(places)
     done, total = 0, sum(place.nbytes for place in places.values())
     for name, tensor in tensors:
@@ -70,7 +106,10 @@ def fill(decoder: Decoder, tensors: Iterable[NamedTensor], progress: Progress | 
             continue
         if place.shape != tensor.shape:
             raise ModelError(f"the tensor {name} has shape {list(tensor.shape)}, not {list(place.shape)}")
-        place.copy_(tensor)
+        if isinstance(place, PackedRows):
+            place.copy_(tensor)
+        else:
+            place.copy_(tensor if isinstance(tensor, Tensor) else tensor.float())
         done += place.nbytes
         if progress is not None:
             progress(done, total)
@@ -79,7 +118,7 @@ def fill(decoder: Decoder, tensors: Iterable[NamedTensor], progress: Progress | 
         raise ModelError(f"the checkpoint has no tensor {min(missing)}{more}")
 
 
-def _refuse_unexpected(name: str, places: dict[str, Tensor]) -> None:
+def _refuse_unexpected(name: str, places: Mapping[str, Place]) -> None:
     """Old checkpoints keep rotary frequencies, and tied ones a copy of the embedding; both follow from the
     config.
     """
