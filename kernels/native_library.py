@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kernels.attention_meta import AttentionMeta
 
+KV_BITS = {torch.float32: 32, torch.bfloat16: 16}  # what K and V may be kept in
 LANES = 16  # head_dim must be a multiple of this
 GROUP = 32  # numbers along K that share a scale
 
@@ -49,7 +50,10 @@ class _Shape(Structure):
 
 class _Step(Structure):
     _fields_ = (
-        *((name, c_int64) for name in ("rows", "sequences", "pages_each", "page_size", "num_pages")),
+        *(
+            (name, c_int64)
+            for name in ("rows", "sequences", "pages_each", "page_size", "num_pages", "kv_bits")
+        ),
         *((name, c_void_p) for name in ("cos", "sin", "slots", "query_starts", "contexts", "page_tables")),
     )
 
@@ -234,22 +238,28 @@ class Layers:
 
 
 class Step:
-    """What the layers of one step share. ``cos``, ``sin`` are float32 ``[T, R / 2]``, ``slots`` int64 [T]."""
+    """What the layers of one step share. ``cos``, ``sin`` are float32 ``[T, R / 2]``, ``slots`` int64 [T].
 
-    def __init__(self, meta: AttentionMeta, cos: Tensor, sin: Tensor, slots: Tensor, num_pages: int) -> None:
+    ``kv_layer[2, pages, page_size, Hkv, D]`` is any layer's: it gives the sizes and the dtype.
+    """
+
+    def __init__(
+        self, meta: AttentionMeta, cos: Tensor, sin: Tensor, slots: Tensor, kv_layer: Tensor
+    ) -> None:
         starts, contexts = torch.tensor(meta.query_starts), torch.tensor(meta.context_lens)
         self._kept = [t.contiguous() for t in (cos, sin, slots, starts, contexts, meta.page_tables)]
-        sizes = (cos.shape[0], len(meta.context_lens), meta.page_tables.shape[1], meta.page_size, num_pages)
-        self.struct = _Step(*sizes, *map(_address, self._kept))
+        sizes = (cos.shape[0], len(meta.context_lens), meta.page_tables.shape[1], *kv_layer.shape[2:0:-1])
+        self.struct = _Step(*sizes, KV_BITS[kv_layer.dtype], *map(_address, self._kept))
 
 
 def run_layers(
     threads: Threads, shape: Shape, layers: Layers, numbers: range, step: Step, hidden: Tensor, kv: Tensor
 ) -> None:
     """``hidden[T, H]`` goes through the layers ``numbers`` in place; K and V are stored in
-    ``kv[L, 2, pages, page_size, Hkv, D]``, both float32.
+    ``kv[L, 2, pages, page_size, Hkv, D]``, of one of the dtypes of ``KV_BITS``; the rest is float32.
     """
-    _check(hidden, kv)
+    _check(hidden)
+    assert kv.is_contiguous(), kv.stride()
     assert numbers.step == 1
     assert 0 <= numbers.start < numbers.stop <= len(layers.layers) == len(kv)
     first = byref(layers.array[numbers.start])
@@ -273,12 +283,13 @@ def linear(
 def attention_native(
     threads: Threads, q: Tensor, kv_layer: Tensor, meta: AttentionMeta, scale: float, window: int | None
 ) -> Tensor:
-    """What ``kernels.attention.paged_attention`` is, for float32 on the CPU."""
-    _check(q, kv_layer)
+    """What ``kernels.attention.paged_attention`` is: float32 ``q``, and K and V in one of ``KV_BITS``."""
+    _check(q)
+    assert kv_layer.is_contiguous(), kv_layer.stride()
     heads, dim, kv_heads = q.shape[1], q.shape[2], kv_layer.shape[3]
     shape = _Shape(heads * dim, heads, kv_heads, dim, dim, 0, 0.0, scale)
     nothing = torch.empty(q.shape[0], 0)
-    step = Step(meta, nothing, nothing, torch.empty(0, dtype=torch.int64), kv_layer.shape[1])
+    step = Step(meta, nothing, nothing, torch.empty(0, dtype=torch.int64), kv_layer)
     out = torch.empty_like(q)
     addresses = (q.data_ptr(), heads * dim, kv_layer.data_ptr(), out.data_ptr())
     _library().pw_attention(threads.handle, byref(shape), byref(step.struct), window or 0, *addresses)

@@ -6,6 +6,7 @@ that the program hands in.
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import signal
@@ -69,6 +70,7 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
         dtype=options.dtype,
         load_format=options.load_format,
         quantization=options.quantization,
+        kv_cache_dtype=options.kv_cache_dtype,
         activation_bits=options.activation_bits,
         max_model_len=options.max_model_len,
         kv_cache_bytes=options.kv_cache_bytes,
@@ -78,6 +80,8 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
         prefix_caching=options.prefix_caching,
         progress=status.loading,
     )
+    gc.collect()
+    gc.freeze()  # what is here now stays: no collection between two steps need look at it
     epoch = Epoch(secrets.token_hex(8))
     endpoint, address = open_endpoint(options, built, epoch, secret)
     refusals: list[str] = []

@@ -33,6 +33,7 @@ class NodeOptions:
     dtype: str = "auto"
     load_format: str = "auto"
     quantization: str = "auto"
+    kv_cache_dtype: str = "auto"
     activation_bits: int = 8
     max_model_len: int | None = None
     page_size: int = 16

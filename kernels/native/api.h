@@ -42,6 +42,7 @@ struct PwShape {
 // One step's rows: those of a sequence follow each other, its newest last.
 struct PwStep {
   int64_t rows, sequences, pages_each, page_size, num_pages;
+  int64_t kv_bits;              // of a number in the pages: 32 is float32, 16 is bfloat16
   const float *cos, *sin;       // [rows, rotary_dim / 2]
   const int64_t* slots;         // [rows] where each row's K and V go
   const int64_t* query_starts;  // [sequences + 1]
@@ -71,11 +72,11 @@ PW_API void pw_rows(const PwLinear* w, const int64_t* ids, int64_t count, float*
 
 // Through each of `count` layers: hidden [rows, hidden] += attention, then += feed-forward; K and V of the rows go into
 // kv [count, 2, pages, page_size, kv_heads, head_dim].
-PW_API void pw_layers(PwPool*, const PwShape*, const PwLayer*, int64_t count, const PwStep*, float* hidden, float* kv);
+PW_API void pw_layers(PwPool*, const PwShape*, const PwLayer*, int64_t count, const PwStep*, float* hidden, void* kv);
 
 // out [rows, w->n] = rms_norm(x [rows, w->k], norm, eps) W^T; norm null: of x itself.
 PW_API void pw_linear(PwPool*, const float* x, int64_t rows, const float* norm, float eps, const PwLinear* w, float* out);
 
 // out [rows, heads * head_dim], of q of that shape whose rows are q_stride apart.
 PW_API void pw_attention(PwPool*, const PwShape*, const PwStep*, int64_t window, const float* q, int64_t q_stride,
-                         const float* kv, float* out);
+                         const void* kv, float* out);

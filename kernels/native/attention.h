@@ -1,198 +1,260 @@
-// Causal attention over paged KV with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
+// Causal attention over paged KV, a block of keys at a time (Milakov and Gimelshein 2018; Dao et al. 2022 and 2023).
 //
-// Keys are taken in blocks of kKeys at fixed absolute positions, a row's sums always in the same order: a block that
-// a row may not see is left out, a key that it may not see adds an exact zero. So it does not matter with which
-// other rows it shares a tile.
+// A block gives a row a largest score, a sum of weights and a sum of weighted values; these are folded into the row's
+// state, one block after another from the first that it sees. A block or a key that it may not see changes nothing, to
+// the bit. So it does not matter with which other rows a row shares a tile, or who computes which of its blocks.
 
-constexpr int64_t kKeys = 64;
-constexpr int64_t kQueries = 48;  // about so many (row, head) pairs share what is read of K and V
+constexpr int64_t kQueries = 192;  // about so many (row, head) pairs share a turned copy of a block
+constexpr int64_t kMostRows = 6;  // (row, head) pairs computed together
+constexpr int64_t kFew = 12;      // so many are better served without
 constexpr float kNone = -__builtin_inff();
+constexpr float kLowest = -3.4e38f;  // "no score yet": a number, so that differences are numbers too
 
-// Rows [first, last) of the step, of one sequence, and the query heads that share one KV head.
-struct Tile {
-  int64_t sequence, first, last, kv_head;
-};
+// 2^x for x <= 0, within 2 units in the last place; 0 below -125. The polynomial has the least largest error on
+// [-1/2, 1/2] of those of degree 6 that are 1 at 0.
+inline vf exp2(vf x) {
+  const vf magic = all(12582912.0f), raised = x + magic, r = x - (raised - magic);
+  vf p = all(1.5353362e-4f);
+  for (float term : {1.3398875e-3f, 9.6184369e-3f, 5.5503324e-2f, 2.4022648e-1f, 6.9314718e-1f, 1.0f}) p = fma(p, r, all(term));
+  const vi bits = (vi)p + ((vi)raised << 23);
+  return x < all(-125.0f) ? vf{} : (vf)bits;
+}
 
-// Where a tile's K and V lie.
-struct Keys {
-  const float* kv;  // [2, pages, page_size, kv_heads, head_dim]
-  const int64_t* pages;
-  int64_t page_size, width, head, plane;  // numbers of a slot, before the head in it, of K or V in all
+// What rows have mixed so far.
+struct State {
+  float *out, *top, *total;  // [m][dim]: weighted values, [m]: the largest score, [m]: the sum of weights
 
-  const float* key(int64_t position) const {
-    const int64_t slot = pages[position / page_size] * page_size + position % page_size;
-    return kv + slot * width + head;
+  static int64_t size(int64_t m, int64_t dim) { return m * (dim + 2); }
+  State(float* memory, int64_t m, int64_t dim) : out(memory), top(out + m * dim), total(top + m) {}
+  void clear(int64_t m, int64_t dim) const {
+    std::fill_n(out, m * dim, 0.0f);
+    std::fill_n(top, m, kLowest);
+    std::fill_n(total, m, 0.0f);
   }
-  const float* value(int64_t position) const { return key(position) + plane; }
+  // Folds a further top and total into row i's; what its `out`, and what is added to it, are multiplied with.
+  void fold(int64_t i, float further, float sum, float* keep, float* add) const {
+    const bool higher = further > top[i];
+    const float less = exp2(all(higher ? top[i] - further : further - top[i]))[0];
+    *keep = higher ? less : 1.0f;
+    *add = higher ? 1.0f : less;
+    top[i] = higher ? further : top[i];
+    total[i] = __builtin_fmaf(sum, *add, total[i] * *keep);
+  }
 };
 
 // One member's room for a tile.
 struct Desk {
-  float *q, *out;        // [queries][head_dim]
-  float *scores;         // [queries][kKeys]
-  float *turned;         // [head_dim][kKeys]: K of the block
-  float *top, *total;    // [queries]: the largest score so far, the sum of the weights
+  float *q, *state, *scores, *block;
+  int64_t* positions;
 
-  static int64_t queries(const PwShape& s) {
-    const int64_t group = s.heads / s.kv_heads;
-    return std::max<int64_t>(1, kQueries / group) * group;
+  static int64_t queries(const PwShape& s) { return kQueries + s.heads / s.kv_heads; }
+  static int64_t size(const PwShape& s) {
+    const int64_t m = queries(s);
+    return (m * s.head_dim + State::size(m, s.head_dim) + kMostRows * kKeys + 2 * s.head_dim * kKeys + 2 * m + 31) / 16 * 16;
   }
-  static int64_t size(const PwShape& s) { return queries(s) * (2 * s.head_dim + kKeys + 2 * kLanes) + s.head_dim * kKeys; }
   Desk(const PwShape& s, float* memory) {
     const int64_t m = queries(s);
-    q = memory;
-    out = q + m * s.head_dim;
-    scores = out + m * s.head_dim;
-    turned = scores + m * kKeys;
-    top = turned + s.head_dim * kKeys;
-    total = top + m * kLanes;
+    block = memory;
+    scores = block + 2 * s.head_dim * kKeys;
+    q = scores + kMostRows * kKeys;
+    state = q + m * s.head_dim;
+    positions = reinterpret_cast<int64_t*>(memory + (size(s) - 2 * m) / 2 * 2);
   }
 };
 
-// turned[d][i] = K of position `start` + i, for i < count; zeros from there on.
-inline void turn_keys(const Keys& keys, int64_t start, int64_t count, int64_t dim, float* turned) {
-  static const float nothing[512] = {};
-  for (int64_t i = 0; i < kKeys; i += kLanes) {
-    const float* from[kLanes];
-    for (int64_t j = 0; j < kLanes; ++j) from[j] = i + j < count ? keys.key(start + i + j) : nothing;
-    for (int64_t d = 0; d < dim; d += kLanes) {
-      vf rows[kLanes];
-      for (int j = 0; j < kLanes; ++j) rows[j] = load(from[j] + d);
-      transpose(rows);
-      for (int j = 0; j < kLanes; ++j) store(turned + (d + j) * kKeys + i, rows[j]);
-    }
-  }
-}
-
-// scores[R][kKeys] = q[R][dim] times the turned keys.
-template <int R>
-inline void score(const float* q, const float* turned, int64_t dim, float* scores) {
-  constexpr int V = 2;
-  for (int64_t i = 0; i < kKeys; i += V * kLanes) {
-    vf dots[R][V] = {};
-    for (int64_t d = 0; d < dim; ++d)
-      for (int v = 0; v < V; ++v) {
-        const vf k = load(turned + d * kKeys + i + v * kLanes);
-        for (int r = 0; r < R; ++r) dots[r][v] = fma(k, all(q[r * dim + d]), dots[r][v]);
-      }
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) store(scores + r * kKeys + i + v * kLanes, dots[r][v]);
-  }
-}
-
-// out[R][V vectors, from column d] += weights[R][count] times the values.
-template <int R, int V>
-inline void mix_columns(const float* weights, const float* const* values, int64_t count, int64_t dim, int64_t d, float* out) {
-  vf sums[R][V];
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) sums[r][v] = load(out + r * dim + d + v * kLanes);
-  for (int64_t i = 0; i < count; ++i)
-    for (int v = 0; v < V; ++v) {
-      const vf value = load(values[i] + d + v * kLanes);
-      for (int r = 0; r < R; ++r) sums[r][v] = fma(value, all(weights[r * kKeys + i]), sums[r][v]);
-    }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) store(out + r * dim + d + v * kLanes, sums[r][v]);
-}
-
-template <int R>
-inline void mix(const float* weights, const float* const* values, int64_t count, int64_t dim, float* out) {
-  int64_t d = 0;
-  for (; d + 2 * kLanes <= dim; d += 2 * kLanes) mix_columns<R, 2>(weights, values, count, dim, d, out);
-  for (; d < dim; d += kLanes) mix_columns<R, 1>(weights, values, count, dim, d, out);
-}
-
-// Scores of the keys from `start` on to weights, for a row that sees [oldest, position]; what was mixed before shrinks.
-inline void weigh(float* scores, int64_t start, int64_t oldest, int64_t position, float* top, float* total, float* out,
-                  int64_t dim) {
-  for (int64_t i = 0; i < kKeys; ++i)
-    if (start + i < oldest || start + i > position) scores[i] = kNone;
+// Scores [count, rounded up to kColumns] of a row that sees the keys [from, until) become weights; their largest and sum.
+PW_INLINE void weigh(float* scores, int64_t count, int64_t from, int64_t until, float* top, float* total) {
+  const int64_t columns = (count + kColumns - 1) / kColumns * kColumns;
+  if (from > 0 || until < columns)
+    for (int64_t i = 0; i < columns; ++i)
+      if (i < from || i >= until) scores[i] = kNone;
   vf most = load(scores);
-  for (int64_t i = kLanes; i < kKeys; i += kLanes) most = vmax(most, load(scores + i));
-  const float next = std::max(*top, largest(most));
-  const float shrink = exp(all(*top - next))[0];
-  Sums added;
-  for (int64_t i = 0; i < kKeys; i += kLanes) {
-    const vf weight = exp(load(scores + i) - all(next));
-    store(scores + i, weight);
-    added.parts[i % kSums / kLanes] += weight;
-  }
-  *total = *total * shrink + added.total();
-  *top = next;
-  if (shrink != 1.0f)
-    for (int64_t d = 0; d < dim; d += kLanes) store(out + d, load(out + d) * all(shrink));
-}
-
-template <typename F>
-inline void by_four(int64_t first, int64_t last, F&& f) {
-  int64_t i = first;
-  for (; i + 4 <= last; i += 4) f.template operator()<4>(i);
-  switch (last - i) {
-    case 3: return f.template operator()<3>(i);
-    case 2: return f.template operator()<2>(i);
-    case 1: return f.template operator()<1>(i);
-    default: return;
-  }
-}
-
-// out [rows, heads * head_dim] of a tile's rows and heads.
-inline void attend(const PwShape& s, const PwStep& step, const Tile& tile, int64_t window, const float* q, int64_t q_stride,
-                   const Keys& keys, const Desk& desk, float* out) {
-  const int64_t dim = s.head_dim, group = s.heads / s.kv_heads, rows = tile.last - tile.first, m = rows * group;
-  const int64_t context = step.contexts[tile.sequence];
-  const int64_t origin = context - step.query_starts[tile.sequence + 1];  // row r is at position origin + r
-  const auto oldest = [&](int64_t position) { return window ? std::max<int64_t>(0, position - window + 1) : 0; };
-  for (int64_t i = 0; i < m; ++i) {
-    const float* from = q + (tile.first + i / group) * q_stride + (tile.kv_head * group + i % group) * dim;
-    for (int64_t d = 0; d < dim; d += kLanes) {
-      store(desk.q + i * dim + d, load(from + d) * all(s.scale));
-      store(desk.out + i * dim + d, vf{});
+  for (int64_t i = kLanes; i < columns; i += kLanes) most = vmax(most, load(scores + i));
+  *top = largest(most);
+  const vf base = all(*top == kNone ? 0.0f : *top);
+  Sums sums;
+  for (int64_t i = 0; i < columns; i += kSums)
+    for (int v = 0; v < kSums / kLanes; ++v) {
+      const vf weight = exp2(load(scores + i + v * kLanes) - base);
+      store(scores + i + v * kLanes, weight);
+      sums.parts[v] += weight;
     }
-    desk.top[i] = kNone;
-    desk.total[i] = 0.0f;
-  }
-  const int64_t newest = origin + tile.last - 1;
-  for (int64_t start = oldest(origin + tile.first) / kKeys * kKeys; start <= newest; start += kKeys) {
-    const int64_t count = std::min(kKeys, newest + 1 - start);
-    turn_keys(keys, start, count, dim, desk.turned);
-    const float* values[kKeys];
-    for (int64_t i = 0; i < count; ++i) values[i] = keys.value(start + i);
-    // Rows before `first` are older than this block; rows from `last` on no longer see it.
-    int64_t first = std::max<int64_t>(0, start - (origin + tile.first)), last = rows;
-    while (last > first && oldest(origin + tile.first + last - 1) >= start + kKeys) --last;
-    by_four(first * group, last * group, [&]<int R>(int64_t i) {
-      score<R>(desk.q + i * dim, desk.turned, dim, desk.scores + i * kKeys);
-      for (int64_t r = i; r < i + R; ++r) {
-        const int64_t position = origin + tile.first + r / group;
-        weigh(desk.scores + r * kKeys, start, oldest(position), position, desk.top + r, desk.total + r, desk.out + r * dim, dim);
-      }
-      mix<R>(desk.scores + i * kKeys, values, count, dim, desk.out + i * dim);
-    });
-  }
-  for (int64_t i = 0; i < m; ++i) {
-    float* to = out + ((tile.first + i / group) * s.heads + tile.kv_head * group + i % group) * dim;
-    for (int64_t d = 0; d < dim; d += kLanes) store(to + d, load(desk.out + i * dim + d) / all(desk.total[i]));
-  }
+  *total = sums.total();
 }
 
-// All tiles of a step, shared out one at a time.
-inline void attend_all(Member& member, std::atomic<int64_t>& next, const PwShape& s, const PwStep& step, int64_t window,
-                       const float* q, int64_t q_stride, const float* kv, float* desks, float* out) {
-  const int64_t tile_rows = Desk::queries(s) / (s.heads / s.kv_heads), width = s.kv_heads * s.head_dim;
-  const Desk desk(s, desks + member.index * Desk::size(s));
-  int64_t number = 0, mine = next.fetch_add(1, std::memory_order_relaxed);
-  for (int64_t sequence = step.sequences - 1; sequence >= 0; --sequence) {
-    const int64_t begin = step.query_starts[sequence], end = step.query_starts[sequence + 1];
-    const int64_t tiles = (end - begin + tile_rows - 1) / tile_rows;
-    for (int64_t t = tiles - 1; t >= 0; --t) {  // the longest rows first
-      for (int64_t head = 0; head < s.kv_heads; ++head, ++number) {
-        if (number != mine) continue;
-        const Tile tile{sequence, begin + t * tile_rows, std::min(begin + (t + 1) * tile_rows, end), head};
-        const Keys keys{kv, step.page_tables + sequence * step.pages_each, step.page_size, width, head * s.head_dim,
-                        step.num_pages * step.page_size * width};
-        attend(s, step, tile, window, q, q_stride, keys, desk, out);
-        mine = next.fetch_add(1, std::memory_order_relaxed);
-      }
+template <int Most, typename F>
+PW_INLINE void in_groups(int64_t n, F&& f) {
+  int64_t i = 0;
+  for (; i + Most <= n; i += Most) f.template operator()<Most>(i);
+  const auto rest = [&]<int... R>(std::integer_sequence<int, R...>) {
+    (void)((n - i == R + 1 && (f.template operator()<R + 1>(i), true)) || ...);
+  };
+  rest(std::make_integer_sequence<int, Most - 1>{});
+}
+
+// Rows [first, last) of a step, all of one sequence, and the query heads that share one KV head, against the blocks
+// [begin, end) of keys. Where the blocks of these rows are shared out, the blocks' states lie among the step's `parts`
+// from `part` on; else that is -1.
+struct Tile {
+  int64_t sequence, first, last, kv_head, begin, end, part;
+};
+
+// The tiles of a step for layers of one window, those of many rows first, and those of long contexts before the short
+// ones of the same sequence. Tiles of few rows are cut along the keys where some threads would wait for others.
+struct Plan {
+  int64_t window, parts = 0;         // numbers of all states of blocks
+  std::vector<Tile> tiles, shared;   // what is computed, each by one member; what is joined then
+
+  Plan(const PwShape& s, const PwStep& step, int64_t window, int threads) : window(window) {
+    const int64_t group = s.heads / s.kv_heads;
+    std::vector<Tile> few;
+    int64_t blocks = 0;
+    for (int64_t sequence = 0; sequence < step.sequences; ++sequence)
+      each_tile(s, step, sequence, [&](const Tile& tile) {
+        const bool small = (tile.last - tile.first) * group <= kFew;
+        (small ? few : tiles).push_back(tile);
+        blocks += small ? tile.end - tile.begin : 0;
+      });
+    const int64_t longest = threads == 1 ? blocks : std::max<int64_t>(1, blocks / (8 * threads));
+    for (const Tile& tile : few) {
+      if (tile.end - tile.begin <= longest)
+        tiles.push_back(tile);
+      else
+        share(tile, longest, State::size((tile.last - tile.first) * group, s.head_dim));
     }
   }
+
+ private:
+  template <typename F>
+  void each_tile(const PwShape& s, const PwStep& step, int64_t sequence, F&& f) const {
+    const int64_t first = step.query_starts[sequence], last = step.query_starts[sequence + 1];
+    const int64_t origin = step.contexts[sequence] - last, most = std::max<int64_t>(1, kQueries / (s.heads / s.kv_heads));
+    for (int64_t end = last; end > first; end -= most) {
+      const int64_t begin = std::max(first, end - most);
+      const int64_t oldest = window ? std::max<int64_t>(0, origin + begin - window + 1) : 0;
+      for (int64_t head = 0; head < s.kv_heads; ++head)
+        f(Tile{sequence, begin, end, head, oldest / kKeys, (origin + end - 1) / kKeys + 1, -1});
+    }
+  }
+
+  void share(Tile tile, int64_t longest, int64_t state) {
+    tile.part = parts;
+    parts += (tile.end - tile.begin) * state;
+    shared.push_back(tile);
+    for (Tile piece = tile; piece.begin < tile.end; piece.begin = piece.end) {
+      piece.end = std::min(tile.end, piece.begin + longest);
+      piece.part = tile.part + (piece.begin - tile.begin) * state;
+      tiles.push_back(piece);
+    }
+  }
+};
+
+// A step's attention: what it reads and writes.
+template <typename T>
+struct Attention {
+  const PwShape& s;
+  const PwStep& step;
+  const Plan& plan;
+  int64_t q_stride;
+  const float* q;
+  const T* kv;
+  float* parts;  // states of the tiles that several members compute
+  float* out;    // [rows, heads * head_dim]
+
+  int64_t group() const { return s.heads / s.kv_heads; }
+
+  // `blocks` of the keys of a tile, each folded into the desk's state or, in a shared tile, into one of its own.
+  template <typename Block>
+  void compute(const Tile& tile, const Desk& desk) const {
+    const int64_t dim = s.head_dim, m = (tile.last - tile.first) * group(), width = s.kv_heads * dim;
+    const Pages<T> pages{kv, step.page_tables + tile.sequence * step.pages_each, step.page_size, width,
+                         tile.kv_head * dim, step.num_pages * step.page_size * width};
+    State state(desk.state, m, dim);
+    Block keys(pages, dim, desk.block);
+    place_queries(tile, desk);
+    if (tile.part < 0) state.clear(m, dim);
+    for (int64_t block = tile.begin; block < tile.end; ++block) {
+      if (tile.part >= 0) {
+        state = State(parts + tile.part + (block - tile.begin) * State::size(m, dim), m, dim);
+        state.clear(m, dim);
+      }
+      const int64_t start = block * kKeys, newest = desk.positions[m - 1];
+      keys.open(start, newest + 1, block == tile.begin);
+      in_groups<Block::kRows>(m, [&]<int R>(int64_t i) { fold_block<R>(keys, start, i, desk, state); });
+    }
+    if (tile.part < 0) finish(tile, state);
+  }
+
+  // The states of a shared tile's blocks, folded in order.
+  void join(const Tile& tile, const Desk& desk) const {
+    const int64_t dim = s.head_dim, m = (tile.last - tile.first) * group();
+    const State state(desk.state, m, dim);
+    state.clear(m, dim);
+    for (int64_t block = tile.begin; block < tile.end; ++block) {
+      const State further(parts + tile.part + (block - tile.begin) * State::size(m, dim), m, dim);
+      for (int64_t i = 0; i < m; ++i) {
+        float keep, add;
+        state.fold(i, further.top[i], further.total[i], &keep, &add);
+        for (int64_t d = i * dim; d < (i + 1) * dim; d += kLanes)
+          store(state.out + d, fma(load(further.out + d), all(add), load(state.out + d) * all(keep)));
+      }
+    }
+    finish(tile, state);
+  }
+
+ private:
+  int64_t oldest(int64_t position) const { return plan.window ? std::max<int64_t>(0, position - plan.window + 1) : 0; }
+
+  void place_queries(const Tile& tile, const Desk& desk) const {
+    const int64_t dim = s.head_dim, origin = step.contexts[tile.sequence] - step.query_starts[tile.sequence + 1];
+    const vf scale = all(s.scale * 1.44269504088896341f);  // weights are powers of two
+    for (int64_t row = tile.first, i = 0; row < tile.last; ++row)
+      for (int64_t head = 0; head < group(); ++head, ++i) {
+        const float* from = q + row * q_stride + (tile.kv_head * group() + head) * dim;
+        for (int64_t d = 0; d < dim; d += kLanes) store(desk.q + i * dim + d, load(from + d) * scale);
+        desk.positions[i] = origin + row;
+      }
+  }
+
+  template <int R, typename Block>
+  PW_INLINE void fold_block(const Block& keys, int64_t start, int64_t i, const Desk& desk, const State& state) const {
+    const int64_t dim = s.head_dim, newest = desk.positions[i + R - 1], count = std::min(kKeys, newest + 1 - start);
+    if (count <= 0 || oldest(desk.positions[i]) >= start + kKeys) return;
+    float top[R], total[R], keep[R], add[R];
+    keys.template score<R>(desk.q + i * dim, count, desk.scores);
+    for (int r = 0; r < R; ++r) {
+      const int64_t position = desk.positions[i + r];
+      weigh(desk.scores + r * kKeys, count, oldest(position) - start, position + 1 - start, &top[r], &total[r]);
+    }
+    for (int r = 0; r < R; ++r) state.fold(i + r, top[r], total[r], &keep[r], &add[r]);
+    keys.template mix<R>(desk.scores, count, keep, add, state.out + i * dim);
+  }
+
+  void finish(const Tile& tile, const State& state) const {
+    const int64_t dim = s.head_dim;
+    for (int64_t row = tile.first, i = 0; row < tile.last; ++row)
+      for (int64_t head = 0; head < group(); ++head, ++i) {
+        float* to = out + (row * s.heads + tile.kv_head * group() + head) * dim;
+        for (int64_t d = 0; d < dim; d += kLanes)  // + 0: a zero has no sign, whatever zeros were added to it
+          store(to + d, load(state.out + i * dim + d) / all(state.total[i]) + vf{});
+      }
+  }
+};
+
+// This member's part of it: tiles taken one at a time.
+template <typename T>
+inline void attend(Member& member, const Attention<T>& a, std::atomic<int64_t>& next, float* desks) {
+  const Desk desk(a.s, desks + member.index * Desk::size(a.s));
+  const auto &tiles = a.plan.tiles, &shared = a.plan.shared;
+  for (size_t i; (i = static_cast<size_t>(next.fetch_add(1, std::memory_order_relaxed))) < tiles.size();) {
+    if ((tiles[i].last - tiles[i].first) * a.group() > kFew)
+      a.template compute<Turned<T>>(tiles[i], desk);
+    else
+      a.template compute<Near<T>>(tiles[i], desk);
+  }
+  if (shared.empty()) return;
+  member.barrier();
+  int64_t first, last;
+  member.split(static_cast<int64_t>(shared.size()), &first, &last);
+  for (int64_t i = first; i < last; ++i) a.join(shared[static_cast<size_t>(i)], desk);
 }

@@ -95,7 +95,7 @@ void pw_rows(const PwLinear* w, const int64_t* ids, int64_t count, float* out) {
 }
 
 void pw_layers(PwPool* pool, const PwShape* shape, const PwLayer* layers, int64_t count, const PwStep* step,
-               float* hidden, float* kv) {
+               float* hidden, void* kv) {
   isa().layers(*pool, *shape, layers, count, *step, hidden, kv);
 }
 
@@ -104,6 +104,6 @@ void pw_linear(PwPool* pool, const float* x, int64_t rows, const float* norm, fl
 }
 
 void pw_attention(PwPool* pool, const PwShape* shape, const PwStep* step, int64_t window, const float* q,
-                  int64_t q_stride, const float* kv, float* out) {
+                  int64_t q_stride, const void* kv, float* out) {
   isa().attention(*pool, *shape, *step, window, q, q_stride, kv, out);
 }

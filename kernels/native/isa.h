@@ -14,7 +14,7 @@ struct PwPool {
 
   Team team;
   Buffer<int16_t> codes;
-  Buffer<float> scales, wide, mixed, inner, scratch;
+  Buffer<float> scales, wide, mixed, inner, scratch, parts;
 };
 
 // A number in float16. Shifted into place it is 2^112 times too small.
@@ -27,10 +27,10 @@ inline float half_to_float(uint16_t half) {
 
 struct Isa {
   const char* name;
-  void (*layers)(PwPool&, const PwShape&, const PwLayer*, int64_t count, const PwStep&, float* hidden, float* kv);
+  void (*layers)(PwPool&, const PwShape&, const PwLayer*, int64_t count, const PwStep&, float* hidden, void* kv);
   void (*linear)(PwPool&, const float* x, int64_t rows, const float* norm, float eps, const PwLinear&, float* out);
   void (*attention)(PwPool&, const PwShape&, const PwStep&, int64_t window, const float* q, int64_t q_stride,
-                    const float* kv, float* out);
+                    const void* kv, float* out);
 };
 
 const Isa* isa_avx2();  // null where the processor cannot run it

@@ -2,6 +2,7 @@
 
 #include "quantise.h"
 #include "matmul.h"
+#include "keys.h"
 #include "attention.h"
 
 constexpr int64_t kBlock = 128;  // rows whose quantised form stays in the second cache
@@ -49,16 +50,17 @@ inline void put_rows(Member& member, const Quantised& to, const float* x, int64_
 }
 
 // q and k of a row normed and turned, k and v stored.
-inline void place_row(const PwShape& s, const PwLayer& layer, const PwStep& step, int64_t row, float* qkv, float* kv) {
+template <typename T>
+inline void place_row(const PwShape& s, const PwLayer& layer, const PwStep& step, int64_t row, float* qkv, T* kv) {
   const int64_t dim = s.head_dim, half = s.rotary_dim / 2, width = s.kv_heads * dim;
   for (int64_t head = 0; head < s.heads + s.kv_heads; ++head) {
     const float* norm = head < s.heads ? layer.q_norm : layer.k_norm;
     if (norm != nullptr) rms_norm_row(qkv + head * dim, norm, s.eps, dim, qkv + head * dim);
     rotate_head(qkv + head * dim, step.cos + row * half, step.sin + row * half, half);
   }
-  float* keys = kv + step.slots[row] * width;
-  std::copy_n(qkv + s.heads * dim, width, keys);
-  std::copy_n(qkv + s.heads * dim + width, width, keys + step.num_pages * step.page_size * width);
+  T* keys = kv + step.slots[row] * width;
+  put(qkv + s.heads * dim, width, keys);
+  put(qkv + s.heads * dim + width, width, keys + step.num_pages * step.page_size * width);
 }
 
 // What the parts of a layer share: the pool's memory, and whose step it is.
@@ -68,6 +70,7 @@ struct Room {
   const PwStep& step;
   float *hidden, *qkv, *gate_up, *mixed, *desks, *lines;
   int64_t q_width, qkv_width, block, widest;
+  std::vector<Plan> plans;  // one for each window that a layer has
 
   Room(PwPool& pool, const PwShape& s, const PwStep& step, float* hidden)
       : pool(pool),
@@ -91,9 +94,20 @@ struct Room {
   void blocks(F&& f) const {
     for (int64_t row = 0; row < step.rows; row += kBlock) f(row, std::min(kBlock, step.rows - row));
   }
+  void plan_for(int64_t window) {
+    for (const Plan& plan : plans)
+      if (plan.window == window) return;
+    plans.emplace_back(shape, step, window, pool.team.count);
+    pool.parts.need(plans.back().parts);
+  }
+  const Plan& plan(int64_t window) const {
+    return *std::find_if(plans.begin(), plans.end(), [&](const Plan& plan) { return plan.window == window; });
+  }
 };
 
-inline void attention_part(Member& member, const Room& b, const PwLayer& layer, float* kv, std::atomic<int64_t>& next) {
+template <typename T>
+inline void attention_part(Member& member, const Room& b, const PwLayer& layer, T* kv, std::atomic<int64_t>& next) {
+  const Attention<T> attention{b.shape, b.step, b.plan(layer.window), b.qkv_width, b.qkv, kv, b.pool.parts.need(0), b.mixed};
   const PwShape& s = b.shape;
   float* line = b.lines + member.index * b.widest;
   const Quantised in = b.quantised(layer.qkv), heads = b.quantised(layer.out);
@@ -107,7 +121,7 @@ inline void attention_part(Member& member, const Room& b, const PwLayer& layer, 
   member.split(b.step.rows, &first, &last);
   for (int64_t row = first; row < last; ++row) place_row(s, layer, b.step, row, b.qkv + row * b.qkv_width, kv);
   member.barrier();
-  attend_all(member, next, s, b.step, layer.window, b.qkv, b.qkv_width, kv, b.desks, b.mixed);
+  attend(member, attention, next, b.desks);
   member.barrier();
   b.blocks([&](int64_t row, int64_t rows) {
     put_rows(member, heads, b.mixed + row * b.q_width, rows, b.q_width, nullptr, 0, line);
@@ -139,15 +153,18 @@ inline void feed_forward_part(Member& member, const Room& b, const PwLayer& laye
 }
 
 inline void layers(PwPool& pool, const PwShape& s, const PwLayer* layers, int64_t count, const PwStep& step,
-                   float* hidden, float* kv) {
-  const Room room(pool, s, step, hidden);
+                   float* hidden, void* memory) {
+  Room room(pool, s, step, hidden);
+  for (int64_t i = 0; i < count; ++i) room.plan_for(layers[i].window);
   const int64_t plane = 2 * step.num_pages * step.page_size * s.kv_heads * s.head_dim;
   std::vector<std::atomic<int64_t>> next(count);
-  pool.team.run([&](Member& member) {
-    for (int64_t i = 0; i < count; ++i) {
-      attention_part(member, room, layers[i], kv + i * plane, next[i]);
-      feed_forward_part(member, room, layers[i]);
-    }
+  with_kv(step, memory, [&](auto* kv) {
+    pool.team.run([&](Member& member) {
+      for (int64_t i = 0; i < count; ++i) {
+        attention_part(member, room, layers[i], kv + i * plane, next[i]);
+        feed_forward_part(member, room, layers[i]);
+      }
+    });
   });
 }
 
@@ -166,10 +183,14 @@ inline void linear(PwPool& pool, const float* x, int64_t rows, const float* norm
 }
 
 inline void attention(PwPool& pool, const PwShape& s, const PwStep& step, int64_t window, const float* q, int64_t q_stride,
-                      const float* kv, float* out) {
+                      const void* memory, float* out) {
   float* desks = pool.scratch.need(pool.team.count * Desk::size(s));
   std::atomic<int64_t> next{0};
-  pool.team.run([&](Member& member) { attend_all(member, next, s, step, window, q, q_stride, kv, desks, out); });
+  const Plan plan(s, step, window, pool.team.count);
+  with_kv(step, const_cast<void*>(memory), [&]<typename T>(T* kv) {
+    const Attention<T> attention{s, step, plan, q_stride, q, kv, pool.parts.need(plan.parts), out};
+    pool.team.run([&](Member& member) { attend(member, attention, next, desks); });
+  });
 }
 
 constexpr Isa kIsa{PW_ISA, &layers, &linear, &attention};

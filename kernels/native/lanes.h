@@ -12,30 +12,43 @@ constexpr int kSums = 16;  // a multiple of every kLanes
 
 inline vf load(const float* p) { return *reinterpret_cast<const vf_any*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf_any*>(p) = v; }
-inline vf all(float x) { return vf{} + x; }
+template <int... I>
+inline vf all(float x, std::integer_sequence<int, I...>) {
+  return vf{((void)I, x)...};
+}
+inline vf all(float x) { return all(x, std::make_integer_sequence<int, kLanes>{}); }
 inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }
 inline vi to_int(vf v) { return __builtin_convertvector(v, vi); }  // towards zero
 inline vf vmax(vf a, vf b) { return a > b ? a : b; }
 inline vf vabs(vf a) { return a > -a ? a : -a; }
+
+template <int S, int... I>
+inline vf moved(vf v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I ^ S)...);
+}
+
+// All numbers of a vector taken together, halves with halves.
+template <int S = kLanes / 2, typename F>
+inline float across(vf v, F&& f) {
+  v = f(v, moved<S>(v, std::make_integer_sequence<int, kLanes>{}));
+  if constexpr (S > 1) return across<S / 2>(v, f);
+  return v[0];
+}
 
 // kSums partial sums, of which number i has the terms i, i + kSums, ...
 struct Sums {
   vf parts[kSums / kLanes] = {};
 
   float total() const {
-    float sums[kSums];
-    __builtin_memcpy(sums, parts, sizeof sums);
-    for (int half = kSums / 2; half; half /= 2)
+    vf sums[kSums / kLanes];
+    std::copy_n(parts, kSums / kLanes, sums);
+    for (int half = kSums / kLanes / 2; half; half /= 2)
       for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
-    return sums[0];
+    return across(sums[0], [](vf a, vf b) { return a + b; });
   }
 };
 
-inline float largest(vf v) {
-  float best = v[0];
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
-}
+inline float largest(vf v) { return across(v, vmax); }
 
 inline float sum_of_whole(vf v) {
   float sum = v[0];

@@ -18,6 +18,7 @@ from router.options import RouterOptions
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
+KVDtype = Literal["auto", "float32", "bfloat16"]
 Quantization = Literal["auto", "none", "int8", "gguf"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -137,7 +138,15 @@ class EngineFlags:
         Dtype,
         typer.Option(
             metavar="DTYPE",
-            help="Of weights and KV cache: auto, float32, bfloat16 or float16.",
+            help="Of weights and what is computed: auto, float32, bfloat16 or float16.",
+            rich_help_panel="Engine",
+        ),
+    ] = "auto"
+    kv_cache_dtype: Annotated[
+        KVDtype,
+        typer.Option(
+            metavar="DTYPE",
+            help="Of the KV cache: auto, float32 or bfloat16.",
             rich_help_panel="Engine",
         ),
     ] = "auto"
@@ -216,6 +225,7 @@ class EngineFlags:
             dtype=self.dtype,
             load_format=self.load_format,
             quantization=self.quantization,
+            kv_cache_dtype=self.kv_cache_dtype,
             activation_bits=self.activation_bits,
             max_model_len=names.max_model_len,
             page_size=self.page_size,

@@ -37,6 +37,7 @@ def build_engine(
     dtype: str = "auto",
     load_format: str = "auto",
     quantization: str = "auto",
+    kv_cache_dtype: str = "auto",
     activation_bits: int = 8,
     max_model_len: int | None = None,
     kv_cache_bytes: int = 1 << 30,
@@ -50,8 +51,9 @@ def build_engine(
     bytes.
 
     ``dtype`` "auto" is bfloat16 on a GPU and float32 on a CPU. ``quantization``: see
-    ``weights.quantization_for``; ``activation_bits``: see ``PackedDecoder``. ``max_model_len`` None is as far
-    as the model's own config goes. Raises ModelError or ConfigError.
+    ``weights.quantization_for``; ``activation_bits``: see ``PackedDecoder``. ``kv_cache_dtype``
+    "auto" is bfloat16 where the weights are of 8 or 4 bits, else the dtype that is computed in.
+    ``max_model_len`` None is as far as the model's own config goes. Raises ModelError or ConfigError.
     """
     model = load_config(source)
     if max_model_len is not None and max_model_len > model.context_length:
@@ -62,9 +64,8 @@ def build_engine(
     torch_dtype = _dtype(dtype, device)
     quantization = quantization_for(quantization, source, model, dtype, device)
     precision = quantization if quantization == "none" else f"{quantization}, rows in {activation_bits}"
-    layout = kv_layout(
-        model, str(torch_dtype).removeprefix("torch."), fingerprint(source, load_format, precision)
-    )
+    kv_dtype = _kv_dtype(kv_cache_dtype, torch_dtype, device, quantization)
+    layout = kv_layout(model, kv_dtype, fingerprint(source, load_format, precision))
     num_pages = pages_for(kv_cache_bytes, layout, page_size)
     limit = max_model_len or model.context_length
     config = EngineConfig(
@@ -89,6 +90,17 @@ def build_engine(
     runner = ModelRunner(decoder, KVCache(layout, num_pages, page_size, device))
     runner.warm_up()
     return Built(Engine(config, runner, model.eos_token_ids), model, layout, device)
+
+
+def _kv_dtype(name: str, computed: torch.dtype, device: torch.device, quantization: str) -> str:
+    own = str(computed).removeprefix("torch.")
+    if name == "auto":
+        return own if quantization == "none" else "bfloat16"
+    if name not in ("float32", "bfloat16"):
+        raise ConfigError(f"--kv-cache-dtype {name}: use auto, float32 or bfloat16")
+    if device.type != "cpu" and name != own:
+        raise ConfigError(f"--kv-cache-dtype {name}: on a GPU the KV cache is in the --dtype, {own}")
+    return name
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -162,7 +162,7 @@ class Decoder:
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = rms_norm(q, layer.q_norm, c.rms_norm_eps), rms_norm(k, layer.k_norm, c.rms_norm_eps)
         q, k = apply_rope(q, k, cos, sin)
-        store(k, v, kv_layer, slots)
+        store(k.to(kv_layer.dtype), v.to(kv_layer.dtype), kv_layer, slots)
         mixed = paged_attention(q, kv_layer, meta, c.head_dim**-0.5, layer.window)
         return linear(mixed.flatten(1), layer.out, layer.out_bias)
 

@@ -113,7 +113,7 @@ class PackedDecoder:
         else:
             hidden = self._embed.index_select(0, token_ids)
         cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
-        step = native.Step(meta, cos, sin, slots, kv.shape[2])
+        step = native.Step(meta, cos, sin, slots, kv[0])
         each = self.config.layers if after_layer is None else 1
         for first in range(0, self.config.layers, each):
             layers = range(first, first + each)

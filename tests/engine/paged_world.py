@@ -15,18 +15,26 @@ from pagewire.layout import KVLayout
 PAGE = 4
 
 
-def runner_for(decoder: Decoder, num_pages: int = 96, page_size: int = PAGE) -> ModelRunner:
+def runner_for(
+    decoder: Decoder, num_pages: int = 96, page_size: int = PAGE, kv_dtype: str = "float32"
+) -> ModelRunner:
     c = decoder.config
-    dtype = str(decoder.dtype).removeprefix("torch.")
-    layout = KVLayout(c.layers, c.kv_heads, c.head_dim, dtype, "test")
+    layout = KVLayout(c.layers, c.kv_heads, c.head_dim, kv_dtype, "test")
     return ModelRunner(decoder, KVCache(layout, num_pages, page_size))
 
 
 class Paged:
     """Sequences over one runner; sequence ``i`` has pages i, n + i, 2n + i, ... never in a row."""
 
-    def __init__(self, decoder: Decoder, sequences: int = 1, page_size: int = PAGE, pages: int = 96) -> None:
-        self.runner = runner_for(decoder, pages, page_size)
+    def __init__(
+        self,
+        decoder: Decoder,
+        sequences: int = 1,
+        page_size: int = PAGE,
+        pages: int = 96,
+        kv_dtype: str = "float32",
+    ) -> None:
+        self.runner = runner_for(decoder, pages, page_size, kv_dtype)
         self.page_size, self.sequences = page_size, sequences
 
     def slots(self, sequence: int, positions: np.ndarray) -> np.ndarray:

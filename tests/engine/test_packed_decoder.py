@@ -104,6 +104,32 @@ def test_threads_do_not_change_a_bit(folder: Path, decoder: PackedDecoder) -> No
     assert torch.equal(Paged(decoder).chunked(TOKENS, 50), Paged(two).chunked(TOKENS, 50))
 
 
+def layer_0(paged: Paged) -> torch.Tensor:
+    return paged.runner.cache.pages[0]
+
+
+def test_a_bfloat16_kv_cache_holds_the_nearest_numbers(decoder: PackedDecoder) -> None:
+    wide, narrow = Paged(decoder), Paged(decoder, kv_dtype="bfloat16")
+    want, got = wide.chunked(TOKENS, 150), narrow.chunked(TOKENS, 150)
+    assert torch.equal(layer_0(narrow), layer_0(wide).bfloat16())
+    assert 0 < error(got, want) < 0.1  # small differences are codes of 8 bits that fall to the other side
+
+
+@pytest.mark.parametrize("chunk", [64, 33, 1])
+def test_chunks_do_not_change_a_bit_over_bfloat16(decoder: PackedDecoder, chunk: int) -> None:
+    whole, parts = Paged(decoder, kv_dtype="bfloat16"), Paged(decoder, page_size=16, kv_dtype="bfloat16")
+    assert torch.equal(whole.chunked(TOKENS, 150), parts.chunked(TOKENS, chunk))
+    assert whole.kv_of(0, 150) == parts.kv_of(0, 150)
+
+
+def test_the_float32_decoder_computes_over_bfloat16_too(folder: Path) -> None:
+    wide, narrow = Paged(ours(folder)), Paged(ours(folder), kv_dtype="bfloat16")
+    want, got = wide.chunked(TOKENS, 150), narrow.chunked(TOKENS, 150)
+    assert torch.equal(layer_0(narrow), layer_0(wide).bfloat16())
+    assert 0 < error(got, want) < 0.02
+    assert torch.equal(Paged(ours(folder), kv_dtype="bfloat16").chunked(TOKENS, 33), got)
+
+
 def test_each_layer_is_told_when_it_is_stored(decoder: PackedDecoder) -> None:
     told: list[int] = []
     runner = Paged(decoder).runner

@@ -176,11 +176,12 @@ def digest() -> str:
     return hashlib.sha256(repr(results).encode()).hexdigest()
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2"])
-def test_every_kind_of_processor_draws_the_same(isa: str) -> None:
+def test_every_kind_of_processor_draws_the_same() -> None:
+    if native.isa() == "generic":
+        pytest.skip("this processor runs the generic kernels anyway")
     run = subprocess.run(
         [sys.executable, "-c", "import test_sample_native as t; print(t.digest())"],
-        env={**os.environ, "PAGEWIRE_ISA": isa, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PAGEWIRE_ISA": "generic", "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
