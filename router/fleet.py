@@ -49,13 +49,17 @@ class Node:
 
 @dataclass(slots=True)
 class Fleet:
-    """The nodes of one router, which calls itself ``router`` and ``epoch`` and is of ``version``."""
+    """The nodes of one router, which calls itself ``router`` and ``epoch`` and is of ``version``.
+
+    ``colocated``: no prefill node is expected, and where there is none decode nodes read prompts themselves.
+    """
 
     router: NodeId
     epoch: Epoch
     version: str
     suspect_after: float = 1.5
     lost_after: float = LOST_AFTER_S
+    colocated: bool = False
     nodes: dict[NodeId, Node] = field(default_factory=dict)
     _had_prefill: bool = False
     _swept: float | None = None
@@ -141,10 +145,10 @@ class Fleet:
 
     @property
     def able(self) -> bool:
-        """True if requests can be served: with a decode node, and a prefill node now or before. While that is
-        away, decode nodes read prompts themselves.
+        """True if requests can be served: with a decode node, and a prefill node now or before unless none is
+        expected. While that is away, decode nodes read prompts themselves.
         """
-        return self._had_prefill and any(self.of(DECODE))
+        return (self._had_prefill or self.colocated) and any(self.of(DECODE))
 
     @property
     def max_model_len(self) -> int | None:

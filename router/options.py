@@ -18,6 +18,7 @@ class RouterOptions:
     ``ipc://`` or ``tcp://``. ``port`` 0 takes a free one. ``api_keys`` empty: anybody may come in.
     ``secret_file`` holds the cluster secret. Times are in seconds: a request may take ``request_timeout_s``
     in all, waits ``recovery_s`` for lost nodes to come back, and on SIGTERM has ``grace_s`` to end.
+    ``colocated``: decode nodes read prompts themselves where there is no prefill node.
     ``max_inflight`` requests are taken at once. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
     None: nobody listens.
     """
@@ -35,6 +36,7 @@ class RouterOptions:
     recovery_s: float = 8.0
     suspect_after_s: float = 1.5
     lost_after_s: float = 3.0
+    colocated: bool = False
     grace_s: float = 10.0
     max_inflight: int = 256
     log_level: str = "info"

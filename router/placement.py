@@ -92,7 +92,7 @@ def choose(now: float, fleet: Fleet, ledger: Ledger, reach: Reach, query: Query,
         return None
     alone = _Couple(min(decodes), min(decodes))
     if not prefills:
-        return alone.pair if query.alone else None
+        return alone.pair if query.alone or fleet.colocated else None
     clear = _clear(now, reach, tried, decodes, prefills)
     if clear is not None:
         return (alone if query.alone and clear.link[0] in tried else clear).pair

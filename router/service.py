@@ -54,6 +54,7 @@ class Service:
             SPEAKS,
             suspect_after=options.suspect_after_s,
             lost_after=options.lost_after_s,
+            colocated=options.colocated,
         )
         self.metrics = Metrics(self.fleet, lambda: len(self.requests), lambda: len(self.requests.reach))
         self.requests = Requests(self.fleet, mailbox, self.metrics, clock)

@@ -37,7 +37,12 @@ def serve(
     model_option: Annotated[
         str, typer.Option("--model", metavar="MODEL", help="The same as the argument.")
     ] = DEFAULT_MODEL,
-    prefill: Annotated[int, typer.Option(metavar="N", min=1, help="Prefill nodes: they read prompts.")] = 1,
+    prefill: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Prefill nodes: they read prompts. 0: the decode nodes do it themselves."
+        ),
+    ] = 1,
     decode: Annotated[int, typer.Option(metavar="N", min=1, help="Decode nodes: they write answers.")] = 1,
     transport: Annotated[
         Transport,
@@ -69,6 +74,7 @@ def serve(
         router=replace(
             http.options(model, names),
             port=addresses.free_port(http.host, http.port),
+            colocated=prefill == 0,
             grace_s=GRACE - 1.0,  # it must have said goodbye to its clients before it is killed
         ),
     )

@@ -39,3 +39,15 @@ def test_a_stopped_prefill_node_is_done_without_until_it_comes_back(tiny: Path) 
         assert (alone["timing"]["transfer_bytes"], alone["timing"]["attempts"]) == (0, 1)
         assert usual["choices"] == alone["choices"] == after["choices"]
         cluster.until_nothing_is_held()
+
+
+def test_colocated_from_the_start(tiny: Path) -> None:
+    args = (str(tiny), "--load-format", "dummy", "--kv-cache-memory", "64MiB", "--no-prefix-caching")
+    with Cluster(*args) as apart:
+        want = completion(apart.url, **ASK)
+    with Cluster(*args, "--prefill", "0") as together:
+        assert sorted(together.nodes()) == ["decode-0"]
+        got = completion(together.url, **ASK)
+        assert got["choices"] == want["choices"]
+        assert got["timing"]["prefill"]["node"] == "decode-0"
+        together.until_nothing_is_held()
