@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,7 +45,19 @@ class GGUFHeader:
 
 
 def read_header(path: Path) -> GGUFHeader:
-    """Read metadata and tensor table. Raises ModelError if the file is no GGUF, or damaged."""
+    """Read metadata and tensor table. Raises ModelError if the file is no GGUF, or damaged.
+
+    The last header is kept: config, tokenizer and weights each ask for it when a process starts.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ModelError(f"{path.name} is not a readable GGUF file: {error}") from error
+    return _read_header(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read_header(path: Path, size: int, changed_ns: int) -> GGUFHeader:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Cursor(data).header()

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 def filled(folder: Path, dtype: torch.dtype = torch.float32, progress: Progress | None = None) -> Decoder:
     """A decoder whose weights are in place and still plain."""
     decoder = Decoder(load_config(resolve(str(folder))), dtype, torch.device("cpu"))
-    fill(decoder, safetensors_files.tensors(folder), progress)
+    fill(decoder.named_weights(), safetensors_files.tensors(folder), progress)
     return decoder
 
 
