@@ -12,7 +12,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=8)
 
 @pytest.fixture(scope="module")
 def llm() -> LLM:
-    return LLM("demo", activation_bits=16, max_model_len=512, kv_cache_bytes=256 << 20)
+    return LLM("demo", max_model_len=512, kv_cache_bytes=256 << 20)
 
 
 @pytest.fixture(autouse=True)

@@ -172,8 +172,10 @@ class Dealers:
     def sockets(self) -> list[Socket]:
         found = []
         for link in self._links.values():
-            if link is not None:  # what came before it went down may still be unread
-                found += [link.socket] if link.down else [link.socket, link.monitor]
+            if link is not None and not link.down:
+                found += [link.socket, link.monitor]
+            elif link is not None and link.socket.poll(0):
+                found.append(link.socket)  # what came before it went down is still unread
         return found
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ def engine(
     quantization: Annotated[
         Quantization, typer.Option(metavar="METHOD", help="As for pagewire serve.")
     ] = "auto",
-    activation_bits: Annotated[int, typer.Option(metavar="N", help="As for pagewire serve.")] = 8,
+    activation_bits: Annotated[int, typer.Option(metavar="N", help="As for pagewire serve.")] = 16,
     load_format: Annotated[
         LoadFormat, typer.Option(metavar="FORMAT", help="As for pagewire serve.")
     ] = "auto",

@@ -162,10 +162,10 @@ class EngineFlags:
         int,
         typer.Option(
             metavar="N",
-            help="What weights of 4 bits are multiplied with: 8 is faster, 16 as good as exact.",
+            help="What weights of 4 bits are multiplied with: 16 is as good as exact, 8 faster.",
             rich_help_panel="Engine",
         ),
-    ] = 8
+    ] = 16
     load_format: Annotated[
         LoadFormat,
         typer.Option(

@@ -57,7 +57,7 @@ class PackedDecoder:
         self,
         config: ModelConfig,
         bits: Mapping[str, int],
-        activation_bits: int = 8,
+        activation_bits: int = 16,
         positions: int | None = None,
     ) -> None:
         if not native.available():

@@ -55,7 +55,7 @@ def load_model(
     progress: Progress | None = None,
     positions: int | None = None,
     quantization: str = "none",
-    activation_bits: int = 8,
+    activation_bits: int = 16,
 ) -> AnyDecoder:
     """Build the model and fill its weights, converted to ``dtype``.
 
