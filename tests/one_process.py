@@ -35,7 +35,7 @@ from pagewire.sampling import SamplingParams
 from prefill_node.loop import PrefillNode
 
 ROUTER = NodeId("router")
-TOKEN_BYTES = 3 * 2 * 2 * 16 * 4
+TOKEN_NUMBERS = 3 * 2 * 2 * 16  # of the tiny model's cache: layers, keys and values, KV heads, head_dim
 
 
 class Post:
@@ -70,18 +70,21 @@ class World:
         decode_page_size: int = 16,
         budget: int = 64,
         network: Loopback | None = None,
+        kv_cache_dtype: str = "bfloat16",
     ) -> None:
         self.now = 100.0
+        self.token_bytes = TOKEN_NUMBERS * (2 if kv_cache_dtype == "bfloat16" else 4)
         self.network = network or Loopback()
         self.posts = {PREFILL: Post(), DECODE: Post()}
-        built = _build(folder, prefill_pages, prefill_page_size, budget)
+        token_bytes = self.token_bytes
+        built = _build(folder, prefill_pages * token_bytes, prefill_page_size, budget, kv_cache_dtype)
         self.prefill_engine = built.engine
         quick = Timeouts(retry_s=1.0, stall_s=5.0)
         self.sender = Sender(self.network.end("p"), _pages(built), built.layout, "pe", quick, poll_bytes=4096)
         self.prefill = PrefillNode(
             _hello(PREFILL, built), built.engine, self.sender, self.posts[PREFILL], lambda: self.now
         )
-        built = _build(folder, decode_pages, decode_page_size, budget)
+        built = _build(folder, decode_pages * token_bytes, decode_page_size, budget, kv_cache_dtype)
         self.decode_engine = built.engine
         self.receiver = Receiver(self.network.end("d"), _pages(built), built.layout, "de", timeouts=quick)
         self.decode = DecodeNode(
@@ -171,13 +174,15 @@ class World:
         return [s for m in self.posts[role].sent if isinstance(m, Tokens) for s in m.spans]
 
 
-def _build(folder: Path, pages: int, page_size: int, budget: int) -> Built:
+def _build(folder: Path, row_bytes: int, page_size: int, budget: int, kv_cache_dtype: str) -> Built:
+    """``row_bytes``: of one token in every page of the pool."""
     return build_engine(
         model_folder(folder),
         load_format="dummy",
         page_size=page_size,
-        kv_cache_bytes=pages * page_size * TOKEN_BYTES,
+        kv_cache_bytes=row_bytes * page_size,
         max_batch_tokens=budget,
+        kv_cache_dtype=kv_cache_dtype,
     )
 
 

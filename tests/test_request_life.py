@@ -65,15 +65,16 @@ def test_prefill_sends_the_first_token_and_decode_the_rest(folder: Path) -> None
     assert [item.index for item in world.items(DECODE)] == list(range(8))
 
 
-def test_every_span_of_the_timeline_is_told(folder: Path) -> None:
-    world = World(folder)
+@pytest.mark.parametrize("kv_cache_dtype", ["float32", "bfloat16"])
+def test_every_span_of_the_timeline_is_told(folder: Path, kv_cache_dtype: str) -> None:
+    world = World(folder, kv_cache_dtype=kv_cache_dtype)
     world.ask(PROMPT, GREEDY)
     world.run()
     prefill, decode = world.spans(PREFILL)[-1], world.spans(DECODE)[-1]
     assert set(prefill.ms) == {QUEUE, RESERVE, PREFILL_COMPUTE, TRANSFER_HIDDEN, TRANSFER_EXPOSED}
     assert set(decode.ms) == {LANDING, QUEUE, FIRST_STEP}
     assert prefill.pid != decode.pid
-    assert prefill.counts[TRANSFER_BYTES] == len(PROMPT) * 3 * 2 * 2 * 16 * 4
+    assert prefill.counts[TRANSFER_BYTES] == len(PROMPT) * world.token_bytes
 
 
 def test_choices_share_one_prefill_and_one_transfer(folder: Path) -> None:
@@ -104,9 +105,7 @@ def test_what_decode_already_holds_is_not_sent_again(folder: Path) -> None:
     second = world.ask(PROMPT, GREEDY)
     world.run()
     assert world.answers()[first, 0] == world.answers()[second, 0]
-    assert (
-        world.sender.counts.bytes - sent == 2 * 3 * 2 * 2 * 16 * 4
-    )  # 48 of 50 tokens are in full pages there
+    assert world.sender.counts.bytes - sent == 2 * world.token_bytes  # 48 of 50 are in full pages there
     assert world.spans(PREFILL)[-1].counts[CACHED_TOKENS] == 48
 
 

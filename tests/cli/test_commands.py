@@ -92,7 +92,7 @@ def test_an_error_is_one_line_and_exit_code_2(pagewire: Run, argv: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    "argv", [("serve", "--no-such-flag"), ("serve", "--prefill", "0"), ("prefill",), ("x",)]
+    "argv", [("serve", "--no-such-flag"), ("serve", "--decode", "0"), ("prefill",), ("x",)]
 )
 def test_wrong_usage_is_exit_code_2(pagewire: Run, argv: tuple[str, ...]) -> None:
     assert pagewire(*argv)[0] == 2
