@@ -22,8 +22,8 @@ A peer takes part if a flag names where it is: a virtual environment of its own 
 In each round every system is started, warmed up, measured and ended, one after the other, A B A B. (vLLM's
 server, which takes minutes to start, stands still under SIGSTOP instead until its next turn.) Ratios are
 taken within a round, so that a machine that is slow for a while slows both. A figure is the median of the
-rounds with the lowest and the highest; a ratio is the median with the middle half of the rounds. "others" is how
-many cores were busy with anything else meanwhile: above about 0.1, measure again.
+rounds with the lowest and the highest; a ratio is the median with the middle half of the rounds. "others" is
+how many cores were busy with anything else meanwhile: above about 0.1, measure again.
 
 TTFT is from the request to the first event with a token (in `rate`: from when the request was due), ITL from
 event to event, TPOT the time after the first event for each token after it. The client shares the cores with

@@ -155,11 +155,12 @@ class Grouped(NamedTuple):
 class Packed:
     """A weight ``[N, K]`` in 8 or 4 ``bits`` and its bias ``[N]``: made empty, filled by ranges of rows.
 
-    What it is multiplied with is rounded to ``row_bits``: 16, or 8 if it has 4 bits itself.
+    What it is multiplied with is rounded to ``row_bits``: 16, or for 4 bits also 8, or 0, which is 16 for the
+    groups of a row that hold its largest numbers and 8 for the others.
     """
 
     def __init__(self, n: int, k: int, bits: int = 8, row_bits: int = 16, *, bias: bool = False) -> None:
-        assert (bits, row_bits) in ((8, 16), (4, 16), (4, 8))
+        assert (bits, row_bits) in ((8, 16), (4, 16), (4, 8), (4, 0))
         library = _library()
         groups = library.pw_groups(n, k)
         self.n, self.k, self.bits, self.row_bits = n, k, bits, row_bits

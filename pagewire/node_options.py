@@ -34,7 +34,7 @@ class NodeOptions:
     load_format: str = "auto"
     quantization: str = "auto"
     kv_cache_dtype: str = "auto"
-    activation_bits: int = 16
+    activation_bits: str = "auto"
     max_model_len: int | None = None
     page_size: int = 16
     kv_cache_bytes: int = 1 << 30

@@ -15,7 +15,8 @@ constexpr int64_t kPanel = 16;  // weight rows that lie together
 // y = x W^T (+ bias). W [n, k] = scale * code + offset, where a row's kGroup numbers along k share a scale and, in
 // 4 bits, an offset, both in float16. A weight row that fills no panel, and a group that k does not fill, are zeros.
 //
-// Rows are rounded to codes of row_bits before they are multiplied: 16, or 8 for weights of 4 bits.
+// Rows are rounded to codes of row_bits before they are multiplied: 16, or 8 for weights of 4 bits. 0 is 8 for most groups
+// of a row, and 16 for those that hold its largest numbers (quantise.h).
 //
 // 8 bits: codes from -128 to 127 as [panels][groups][kGroup / 2][kPanel][2], no offsets.
 // 4 bits: codes from 0 to 15 as [panels][groups][kGroup / 8][kPanel][4] bytes: at b and i the lower half is the code

@@ -14,6 +14,7 @@ struct PwPool {
 
   Team team;
   Buffer<int16_t> codes;
+  Buffer<uint8_t> fine;
   Buffer<float> scales, wide, mixed, inner, scratch, parts;
 };
 

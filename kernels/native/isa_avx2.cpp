@@ -22,12 +22,17 @@ inline vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }  // a b + c
 inline vi widen(const int8_t* codes) {
   return (vi)_mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(codes)));
 }
+// Numbers of 16 bits without a sign.
+inline vi unsigned16(const uint16_t* p) { return (vi)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+// Numbers that fit into narrower ones.
+inline __m128i narrow(vi v) { return _mm_packs_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1)); }
+inline void narrow(vi v, int16_t* to) { _mm_storeu_si128(reinterpret_cast<__m128i*>(to), narrow(v)); }
+inline void narrow(vi v, int8_t* to) { _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(narrow(v), narrow(v))); }
 // Each pair of weights times the pair `two` of a row, added.
 inline void multiply_add(vi& sums, vi weights, int32_t two) {
   sums += (vi)_mm256_madd_epi16((__m256i)weights, _mm256_set1_epi32(two));
   asm("" : "+x"(sums));  // or the compiler collects all products before it adds any, and runs out of registers
 }
-
 
 // 32 codes of weights in bytes: those of 8 rows, four each.
 typedef uint8_t vb __attribute__((vector_size(32)));

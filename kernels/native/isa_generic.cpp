@@ -17,11 +17,19 @@ inline vi widen(const int8_t* codes) {
   typedef int8_t vb __attribute__((vector_size(8), aligned(1), may_alias));
   return (vi)__builtin_convertvector(*reinterpret_cast<const vb*>(codes), vs);
 }
+template <typename T>
+inline void narrow(vi v, T* to) {
+  typedef T vn __attribute__((vector_size(kLanes * sizeof(T)), aligned(1), may_alias));
+  *reinterpret_cast<vn*>(to) = __builtin_convertvector(v, vn);
+}
+inline vi unsigned16(const uint16_t* p) {
+  typedef uint16_t vh __attribute__((vector_size(8), aligned(2), may_alias));
+  return __builtin_convertvector(*reinterpret_cast<const vh*>(p), vi);
+}
 inline void multiply_add(vi& sums, vi weights, int32_t two) {
   const vi low = (weights << 16) >> 16, high = weights >> 16;
   sums += low * static_cast<int16_t>(two) + high * (two >> 16);
 }
-
 
 typedef uint8_t vb __attribute__((vector_size(16)));
 typedef vi Parts;

@@ -12,26 +12,32 @@ inline int64_t width_of(int64_t k) { return groups_of(k) * kGroup; }
 // Room for quantised rows of up to `rows` x `k` in the pool's memory, in the form that the weights `to` take.
 struct Quantised {
   int16_t* codes;
+  int8_t* rests;
+  uint8_t* fine;
   float *scales, *totals;
   int64_t width;
   const PwLinear& to;
 
   Quantised(PwPool& pool, int64_t rows, int64_t k, const PwLinear& to)
       : codes(pool.codes.need(rows * width_of(k))),
+        rests(reinterpret_cast<int8_t*>(codes) + rows * width_of(k)),  // codes of 8 bits leave half of the room
+        fine(pool.fine.need(rows * groups_of(k))),
         scales(pool.scales.need(2 * rows * groups_of(k))),
         totals(scales + rows * groups_of(k)),
         width(width_of(k)),
         to(to) {}
   void put(int64_t row, const float* x, int64_t k) const {
-    float *scale = scales + row * (width / kGroup), *total = totals + row * (width / kGroup);
-    if (to.row_bits == 8)
-      quantise_row<int8_t, false>(x, k, width, reinterpret_cast<int8_t*>(codes) + row * width, scale, total);
+    const int64_t groups = width / kGroup;
+    float *scale = scales + row * groups, *total = totals + row * groups;
+    if (to.row_bits != 16)
+      quantise_row_8(x, k, width, to.row_bits == 0, reinterpret_cast<int8_t*>(codes) + row * width, rests + row * width,
+                     fine + row * groups, scale, total);
     else if (to.bits == 8)
-      quantise_row<int16_t, false>(x, k, width, codes + row * width, scale, total);
+      quantise_row_16<false>(x, k, width, codes + row * width, scale, total);
     else
-      quantise_row<int16_t, true>(x, k, width, codes + row * width, scale, total);
+      quantise_row_16<true>(x, k, width, codes + row * width, scale, total);
   }
-  Rows rows() const { return {codes, scales, totals, width}; }
+  Rows rows() const { return {codes, rests, fine, scales, totals, width}; }
 };
 
 // Rows of x, normed where there is a norm, quantised: this member's share.
@@ -82,6 +88,7 @@ struct Room {
         block(std::min(step.rows, kBlock)),
         widest(std::max({s.hidden, s.inner, q_width})) {
     pool.codes.need(block * width_of(widest));
+    pool.fine.need(block * groups_of(widest));
     pool.scales.need(2 * block * groups_of(widest));
     qkv = gate_up = pool.wide.need(std::max(step.rows * qkv_width, block * 2 * s.inner));
     mixed = pool.mixed.need(step.rows * q_width);

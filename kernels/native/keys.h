@@ -13,8 +13,7 @@ static_assert(kDots % kLanes == 0 && kColumns % kLanes == 0);
 enum class BFloat16 : uint16_t {};  // the upper half of a float32
 
 inline vf load(const BFloat16* p) {
-  typedef uint16_t halves_any __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
-  return (vf)(__builtin_convertvector(*reinterpret_cast<const halves_any*>(p), vi) << 16);
+  return (vf)(unsigned16(reinterpret_cast<const uint16_t*>(p)) << 16);
 }
 
 // K or V on their way into the pages, to the nearest number that is there, ties to even.

@@ -56,13 +56,6 @@ inline float sum_of_whole(vf v) {
   return sum;
 }
 
-// Numbers that fit into narrower ones.
-template <typename T>
-inline void narrow(vi v, T* to) {
-  typedef T vn __attribute__((vector_size(kLanes * sizeof(T)), aligned(1), may_alias));
-  *reinterpret_cast<vn*>(to) = __builtin_convertvector(v, vn);
-}
-
 // To the nearest whole number, ties to even, for |x| < 2^22.
 inline vf nearest(vf x) {
   const vf magic = all(12582912.0f);  // 1.5 * 2^23: what is below one has no place left in the fraction

@@ -1,11 +1,13 @@
-// int8 rows times weights of 8 or 4 bits: exact sums within a group, groups added in order in float32.
+// Rows of codes times weights of 8 or 4 bits: exact sums within a group, groups added in order in float32.
 
 inline int64_t panels_of(const PwLinear& w) { return (w.n + kPanel - 1) / kPanel; }
 inline int64_t groups_of(int64_t k) { return (k + kGroup - 1) / kGroup; }
 
-// Quantised rows [rows][width], their scales and totals [rows][width / kGroup].
+// Quantised rows [rows][width], their scales and totals [rows][width / kGroup]; in 8 bits rests and fine too.
 struct Rows {
   const void* codes;  // int16 or int8
+  const int8_t* rests;
+  const uint8_t* fine;
   const float *scales, *totals;
   int64_t width;
 };
@@ -79,31 +81,62 @@ inline const uint8_t* group_dots_4(const int8_t* at, int64_t width, const uint8_
   return codes;
 }
 
-// out[R][kPanel] of R rows, in codes of Code, against one panel.
+// What R rows have of a panel's columns so far.
+template <int R>
+struct Columns {
+  vf total[R][kVectors] = {};
+
+  // Adds `unit` * dots, by the scales of group g.
+  void add(const vi (&dots)[R][kVectors], float unit, const Panel& w, int64_t g, const float* scales, int64_t groups) {
+    for (int v = 0; v < kVectors; ++v) {
+      const vf scale = halves(w.scales + g * kPanel + v * kLanes);
+      for (int r = 0; r < R; ++r)
+        total[r][v] = fma(to_float(dots[r][v]), scale * all(scales[r * groups + g] * unit), total[r][v]);
+    }
+  }
+  void add_offsets(const Panel& w, int64_t g, const float* totals, int64_t groups) {
+    for (int v = 0; v < kVectors; ++v) {
+      const vf offset = halves(w.offsets + g * kPanel + v * kLanes);
+      for (int r = 0; r < R; ++r) total[r][v] = fma(offset, all(totals[r * groups + g]), total[r][v]);
+    }
+  }
+};
+
+template <int R>
+inline bool any(const uint8_t* fine, int64_t groups) {
+  uint8_t found = 0;
+  for (int r = 0; r < R; ++r) found |= fine[r * groups];
+  return found;
+}
+
+// out[R][kPanel] of R rows, in codes of Code, against one panel. A row beside a fine one has 0 as its rests, and gets
+// the bits that it gets alone: 256 is a power of two.
 template <int Bits, typename Code, int R>
 inline void panel_tile(const Rows& x, int64_t row, Panel w, float* out) {
   const int64_t groups = x.width / kGroup;
   const Code* at = static_cast<const Code*>(x.codes) + row * x.width;
-  const float *x_scales = x.scales + row * groups, *x_totals = x.totals + row * groups;
-  vf total[R][kVectors] = {};
+  const float *scales = x.scales + row * groups, *totals = x.totals + row * groups;
+  Columns<R> columns;
   for (int64_t g = 0; g < groups; ++g, at += kGroup) {
     vi dots[R][kVectors] = {};
+    const uint8_t* codes = w.codes;
     if constexpr (Bits == 8)
-      w.codes = group_dots<R>(at, x.width, w.codes, dots);
+      w.codes = group_dots<R>(at, x.width, codes, dots);
     else
-      w.codes = group_dots_4<R>(at, x.width, w.codes, dots);
-    for (int v = 0; v < kVectors; ++v) {
-      const vf scale = halves(w.scales + g * kPanel + v * kLanes);
+      w.codes = group_dots_4<R>(at, x.width, codes, dots);
+    if (sizeof(Code) == 1 && any<R>(x.fine + row * groups + g, groups)) {
+      vi rests[R][kVectors];
+      if constexpr (sizeof(Code) == 1) group_dots_4<R>(x.rests + row * x.width + g * kGroup, x.width, codes, rests);
       for (int r = 0; r < R; ++r)
-        total[r][v] = fma(to_float(dots[r][v]), scale * all(x_scales[r * groups + g]), total[r][v]);
-      if constexpr (Bits == 4) {
-        const vf offset = halves(w.offsets + g * kPanel + v * kLanes);
-        for (int r = 0; r < R; ++r) total[r][v] = fma(offset, all(x_totals[r * groups + g]), total[r][v]);
-      }
+        for (int v = 0; v < kVectors; ++v) dots[r][v] = (dots[r][v] << 8) + rests[r][v];
+      columns.add(dots, 1.0f / 256, w, g, scales, groups);
+    } else {
+      columns.add(dots, 1.0f, w, g, scales, groups);
     }
+    if constexpr (Bits == 4) columns.add_offsets(w, g, totals, groups);
   }
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < kVectors; ++v) store(out + r * kPanel + v * kLanes, total[r][v]);
+    for (int v = 0; v < kVectors; ++v) store(out + r * kPanel + v * kLanes, columns.total[r][v]);
 }
 
 template <int Bits, typename Code>

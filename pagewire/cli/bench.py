@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pagewire.cli import machine, sizes
-from pagewire.cli.flags import DEFAULT_MODEL, Dtype, LoadFormat, Model, Quantization
+from pagewire.cli.flags import DEFAULT_MODEL, ActivationBits, Dtype, LoadFormat, Model, Quantization
 
 app = typer.Typer(no_args_is_help=True, help="Measure how fast something is.")
 
@@ -30,7 +30,9 @@ def engine(
     quantization: Annotated[
         Quantization, typer.Option(metavar="METHOD", help="As for pagewire serve.")
     ] = "auto",
-    activation_bits: Annotated[int, typer.Option(metavar="N", help="As for pagewire serve.")] = 16,
+    activation_bits: Annotated[
+        ActivationBits, typer.Option(metavar="N", help="As for pagewire serve.")
+    ] = "auto",
     load_format: Annotated[
         LoadFormat, typer.Option(metavar="FORMAT", help="As for pagewire serve.")
     ] = "auto",

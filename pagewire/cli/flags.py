@@ -20,6 +20,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
 KVDtype = Literal["auto", "float32", "bfloat16"]
 Quantization = Literal["auto", "none", "int8", "gguf"]
+ActivationBits = Literal["auto", "8", "16"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 Model = Annotated[
@@ -159,13 +160,13 @@ class EngineFlags:
         ),
     ] = "auto"
     activation_bits: Annotated[
-        int,
+        ActivationBits,
         typer.Option(
             metavar="N",
-            help="What weights of 4 bits are multiplied with: 16 is as good as exact, 8 faster.",
+            help="Of rows that weights of 4 bits multiply: 16 is as good as exact, 8 fastest, auto between.",
             rich_help_panel="Engine",
         ),
-    ] = 16
+    ] = "auto"
     load_format: Annotated[
         LoadFormat,
         typer.Option(

@@ -38,7 +38,7 @@ def build_engine(
     load_format: str = "auto",
     quantization: str = "auto",
     kv_cache_dtype: str = "auto",
-    activation_bits: int = 16,
+    activation_bits: str = "auto",
     max_model_len: int | None = None,
     kv_cache_bytes: int = 1 << 30,
     page_size: int = 16,

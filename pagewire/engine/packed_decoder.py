@@ -20,6 +20,8 @@ from pagewire.engine.rope_scaling import rope_table
 from pagewire.errors import ConfigError
 from pagewire.model_config import ModelConfig
 
+ACTIVATION_BITS = {"auto": 0, "8": 8, "16": 16}  # what users say, and the kernels
+
 
 class PackedRows(NamedTuple):
     """Rows [first, first + rows) of a packed weight: a place to be filled, like a view of a tensor."""
@@ -49,7 +51,8 @@ class PackedDecoder:
     """Made empty, filled through ``named_weights``, then packed.
 
     ``bits`` names the weights that come in 4 bits, as ``Grouped``; all others are kept in 8. What the former
-    are multiplied with is rounded to ``activation_bits``, 8 or 16; for the latter it is 16 always. Raises
+    are multiplied with is rounded to ``activation_bits``: "8", "16", or "auto", which is 16 for the groups
+    of a row that hold its largest numbers and 8 for the others. For the latter it is 16 always. Raises
     ConfigError where the native kernels cannot compute the model.
     """
 
@@ -57,7 +60,7 @@ class PackedDecoder:
         self,
         config: ModelConfig,
         bits: Mapping[str, int],
-        activation_bits: int = 16,
+        activation_bits: str = "auto",
         positions: int | None = None,
     ) -> None:
         if not native.available():
@@ -70,7 +73,7 @@ class PackedDecoder:
                 f" not {config.head_dim}"
             )
         self.config, self.dtype, self.device = config, torch.float32, torch.device("cpu")
-        self._activation_bits = activation_bits
+        self._row_bits = ACTIVATION_BITS[activation_bits]
         self._named: dict[str, Place] = {}
         self._head = self._linear("lm_head", config.vocab_size, bits={})
         self._embed: Tensor | None = None
@@ -138,7 +141,7 @@ class PackedDecoder:
         parts = names.split()
         four = all(bits.get(f"{name}.weight") == 4 for name in parts)
         columns = k or self.config.hidden_size
-        row_bits = self._activation_bits if four else 16
+        row_bits = self._row_bits if four else 16
         packed = native.Packed(sum(rows), columns, 4 if four else 8, row_bits, bias=bias)
         first = 0
         for name, count in zip(parts, rows, strict=True):

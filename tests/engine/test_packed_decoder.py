@@ -164,15 +164,19 @@ def test_codes_of_a_gguf_file_are_kept(
     path, sizes = tmp_path / "model.gguf", {**SIZES, "intermediate_size": 224, "max_position_embeddings": 256}
     write_gguf(path, oracle(family, **sizes), "qwen2" if family == "qwen2" else "llama", kind)
     exact = Paged(ours(path)).chunked(TOKENS, 150)
-    kept = ours(path, quantization="gguf", activation_bits=8)
+    kept = ours(path, quantization="gguf", activation_bits="8")
     bits = {packed.bits for packed in kept.packed()}
     assert bits == ({8} if kind == Kind.Q8_0 else {8, 4})  # the head has 8 always
     got = Paged(kept).chunked(TOKENS, 150)
     if bits == {8}:
         assert error(got, exact) < 2e-3
         return
-    wider = Paged(ours(path, quantization="gguf", activation_bits=16)).chunked(TOKENS, 150)
-    assert error(wider, exact) < 1e-2 < error(got, exact) < 0.12  # the head's 4 bits were rounded to 8
+    auto, wider = (
+        Paged(ours(path, quantization="gguf", activation_bits=rows)).chunked(TOKENS, 150)
+        for rows in ("auto", "16")
+    )
+    assert error(wider, exact) < 1e-2 < error(auto, exact) < error(got, exact) < 0.12
+    # 1e-2, because the head's 4 bits were rounded to 8
 
 
 def test_what_auto_stands_for(tmp_path: Path) -> None:

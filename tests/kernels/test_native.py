@@ -31,12 +31,18 @@ def groups_of(x: torch.Tensor) -> torch.Tensor:
 
 
 def quantised(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """The numbers that the codes of ``x`` in so many bits stand for, as ``groups_of``."""
-    most = float((1 << (bits - 1)) - 1)
+    """The numbers that the codes of ``x`` in so many bits stand for, as ``groups_of``.
+
+    0 bits: 16 in the groups whose largest number is above twice the mean of its row's groups, else 8.
+    """
     wide = groups_of(x)
-    scale = wide.float().abs().amax(-1, keepdim=True)
-    inverse = torch.where(scale > 0, torch.full_like(scale, most) / scale, 0.0)  # most / scale rounds twice
-    return (wide.float() * inverse).round().double() * (scale / most).double()
+    top = wide.float().abs().amax(-1, keepdim=True)
+    if bits:
+        most = torch.full_like(top, (1 << (bits - 1)) - 1)
+    else:
+        most = torch.where(top > 2 * top.mean(1, keepdim=True), 127.0 * 256, 127.0)
+    inverse = torch.where(top > 0, most / top, 0.0)  # most / top rounds twice
+    return (wide.float() * inverse).round().double() * (top / most).double()
 
 
 def quantised_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -88,12 +94,17 @@ def test_linear_is_the_product_of_what_the_codes_stand_for(shape: tuple[int, int
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 131])
 @pytest.mark.parametrize("shape", [(960, 576), (40, 1536), (17, 32)], ids=str)
-@pytest.mark.parametrize(("bits", "row_bits"), [(8, 16), (4, 16), (4, 8)])
+@pytest.mark.parametrize(("bits", "row_bits"), [(8, 16), (4, 16), (4, 8), (4, 0)])
 def test_a_weight_in_codes_is_taken_as_it_is(
     bits: int, row_bits: int, shape: tuple[int, int], rows: int
 ) -> None:
     weight, bias, x = random_grouped(*shape, bits), torch.randn(shape[0]), torch.randn(rows, shape[1])
     x[0, :] = 1.0  # the largest code in every place
+    x[1::2, :GROUP] *= 6.0
+    if rows > 2:
+        x[2, GROUP:] = 1e-3
+        x[2, :GROUP] = 127 - 1 / 2  # its rest is -128 in every place but one
+        x[2, 0] = 127.0
     got = native.linear(TWO, x, packed_grouped(weight, bias, row_bits))
     want = linear_reference(x, groups_of(weight.float()), bias, row_bits)
     assert ((got - want).abs().amax(1) <= 2e-6 * want.abs().amax(1)).all()
@@ -140,6 +151,7 @@ def test_a_norm_before_it_is_the_norm_of_each_row() -> None:
         *(native.Packed.of(torch.randn(shape)) for shape in SHAPES),
         packed_grouped(random_grouped(300, 576, 4)),
         packed_grouped(random_grouped(300, 576, 4), row_bits=8),
+        packed_grouped(random_grouped(300, 576, 4), row_bits=0),
     ]
     if native.available()
     else [],
@@ -147,6 +159,7 @@ def test_a_norm_before_it_is_the_norm_of_each_row() -> None:
 )
 def test_linear_rows_stand_alone(packed: native.Packed) -> None:
     weight, x = packed, torch.randn(300, packed.k)
+    x[::3, :GROUP] *= 6.0
     whole = native.linear(ONE, x, weight)
     for threads in (ONE, TWO):
         for first, rows in ((0, 1), (5, 2), (6, 3), (7, 130), (299, 1)):

@@ -48,7 +48,7 @@ def oracle() -> PreTrainedModel:
     ("options", "rounding"),
     [
         ({"quantization": "none"}, ROUNDING),
-        ({"quantization": "gguf", "activation_bits": 16, "kv_cache_dtype": "float32"}, 2e-3),
+        ({"quantization": "gguf", "activation_bits": "16", "kv_cache_dtype": "float32"}, 2e-3),
     ],
     ids=["float32", "the file's codes"],
 )

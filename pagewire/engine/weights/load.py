@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kernels import native_library as native
 from pagewire.engine.model import Decoder
-from pagewire.engine.packed_decoder import AnyDecoder, PackedDecoder, PackedRows, Place
+from pagewire.engine.packed_decoder import ACTIVATION_BITS, AnyDecoder, PackedDecoder, PackedRows, Place
 from pagewire.engine.weights import dummy, gguf_file, safetensors_files
 from pagewire.errors import ConfigError, ModelError
 from pagewire.hub import ModelSource
@@ -20,7 +20,6 @@ from pagewire.model_config import ModelConfig
 
 LOAD_FORMATS = ("auto", "dummy")
 QUANTIZATIONS = ("auto", "none", "int8", "gguf")
-ACTIVATION_BITS = (8, 16)
 Progress = Callable[[int, int], None]
 NamedTensor = tuple[str, Tensor | native.Grouped]
 
@@ -55,7 +54,7 @@ def load_model(
     progress: Progress | None = None,
     positions: int | None = None,
     quantization: str = "none",
-    activation_bits: int = 16,
+    activation_bits: str = "auto",
 ) -> AnyDecoder:
     """Build the model and fill its weights, converted to ``dtype``.
 
@@ -66,7 +65,7 @@ def load_model(
     naming the tensor that is missing, unexpected or of another shape.
     """
     if activation_bits not in ACTIVATION_BITS:
-        raise ConfigError(f"--activation-bits {activation_bits}: use 8 or 16")
+        raise ConfigError(f"--activation-bits {activation_bits}: use {' or '.join(ACTIVATION_BITS)}")
     if load_format not in LOAD_FORMATS:
         raise ConfigError(f"--load-format {load_format}: use {' or '.join(LOAD_FORMATS)}")
     if source is None and load_format != "dummy":
