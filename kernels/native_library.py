@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import weakref
+from collections.abc import Callable
 from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from typing import Any, NamedTuple
@@ -152,6 +153,13 @@ class Grouped(NamedTuple):
         return (wide if self.offsets is None else wide + self.offsets.float()[..., None]).view(self.shape)
 
 
+Take = Callable[[str, tuple[int, ...], torch.dtype], Tensor]  # memory for the array of that name
+
+
+def zeros(_: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
 class Packed:
     """A weight ``[N, K]`` in 8 or 4 ``bits`` and its bias ``[N]``: made empty, filled by ranges of rows.
 
@@ -159,15 +167,17 @@ class Packed:
     groups of a row that hold its largest numbers and 8 for the others.
     """
 
-    def __init__(self, n: int, k: int, bits: int = 8, row_bits: int = 16, *, bias: bool = False) -> None:
+    def __init__(
+        self, n: int, k: int, bits: int = 8, row_bits: int = 16, *, bias: bool = False, take: Take = zeros
+    ) -> None:
         assert (bits, row_bits) in ((8, 16), (4, 16), (4, 8), (4, 0))
         library = _library()
         groups = library.pw_groups(n, k)
         self.n, self.k, self.bits, self.row_bits = n, k, bits, row_bits
-        self.codes = torch.zeros(library.pw_codes_bytes(n, k, bits), dtype=torch.uint8)
-        self.scales = torch.zeros(groups, dtype=torch.float16)
-        self.offsets = torch.zeros(groups, dtype=torch.float16) if bits == 4 else None
-        self.bias = torch.zeros(n) if bias else None
+        self.codes = take("codes", (library.pw_codes_bytes(n, k, bits),), torch.uint8)
+        self.scales = take("scales", (groups,), torch.float16)
+        self.offsets = take("offsets", (groups,), torch.float16) if bits == 4 else None
+        self.bias = take("bias", (n,), torch.float32) if bias else None
         arrays = map(_address, (self.codes, self.scales, self.offsets, self.bias))
         self.struct = _Linear(n, k, bits, row_bits, *arrays)
 

@@ -92,18 +92,18 @@ PW_INLINE void in_groups(int64_t n, F&& f) {
   rest(std::make_integer_sequence<int, Most - 1>{});
 }
 
-// Rows [first, last) of a step, all of one sequence, and the query heads that share one KV head, against the blocks
-// [begin, end) of keys. Where the blocks of these rows are shared out, the blocks' states lie among the step's `parts`
-// from `part` on; else that is -1.
+// Rows [first, last) of a step, all of one sequence, and the query heads of some KV heads, against the blocks [begin, end)
+// of keys. Where the blocks of these rows are shared out, the blocks' states lie among the step's `parts` from `part` on;
+// else that is -1.
 struct Tile {
-  int64_t sequence, first, last, kv_head, begin, end, part;
+  int64_t sequence, first, last, kv_head, kv_heads, begin, end, part;
 };
 
 // The tiles of a step for layers of one window, those of many rows first, and those of long contexts before the short
 // ones of the same sequence. Tiles of few rows are cut along the keys where some threads would wait for others.
 struct Plan {
-  int64_t window, parts = 0;         // numbers of all states of blocks
-  std::vector<Tile> tiles, shared;   // what is computed, each by one member; what is joined then
+  int64_t window, parts = 0;        // numbers of all states of blocks
+  std::vector<Tile> tiles, shared;  // what is computed, each by one member; what is joined then
 
   Plan(const PwShape& s, const PwStep& step, int64_t window, int threads) : window(window) {
     const int64_t group = s.heads / s.kv_heads;
@@ -111,7 +111,7 @@ struct Plan {
     int64_t blocks = 0;
     for (int64_t sequence = 0; sequence < step.sequences; ++sequence)
       each_tile(s, step, sequence, [&](const Tile& tile) {
-        const bool small = (tile.last - tile.first) * group <= kFew;
+        const bool small = few_rows(tile, group);
         (small ? few : tiles).push_back(tile);
         blocks += small ? tile.end - tile.begin : 0;
       });
@@ -120,20 +120,25 @@ struct Plan {
       if (tile.end - tile.begin <= longest)
         tiles.push_back(tile);
       else
-        share(tile, longest, State::size((tile.last - tile.first) * group, s.head_dim));
+        share(tile, longest, State::size(tile.kv_heads * (tile.last - tile.first) * group, s.head_dim));
     }
   }
+  static bool few_rows(const Tile& tile, int64_t group) { return (tile.last - tile.first) * group <= kFew; }
 
  private:
   template <typename F>
   void each_tile(const PwShape& s, const PwStep& step, int64_t sequence, F&& f) const {
-    const int64_t first = step.query_starts[sequence], last = step.query_starts[sequence + 1];
-    const int64_t origin = step.contexts[sequence] - last, most = std::max<int64_t>(1, kQueries / (s.heads / s.kv_heads));
+    const int64_t first = step.query_starts[sequence], last = step.query_starts[sequence + 1], group = s.heads / s.kv_heads;
+    const int64_t origin = step.contexts[sequence] - last, most = std::max<int64_t>(1, kQueries / group);
     for (int64_t end = last; end > first; end -= most) {
       const int64_t begin = std::max(first, end - most);
       const int64_t oldest = window ? std::max<int64_t>(0, origin + begin - window + 1) : 0;
-      for (int64_t head = 0; head < s.kv_heads; ++head)
-        f(Tile{sequence, begin, end, head, oldest / kKeys, (origin + end - 1) / kKeys + 1, -1});
+      Tile tile{sequence, begin, end, 0, 1, oldest / kKeys, (origin + end - 1) / kKeys + 1, -1};
+      if (few_rows(tile, group)) tile.kv_heads = std::min(s.kv_heads, std::max<int64_t>(1, kQueries / ((end - begin) * group)));
+      for (; tile.kv_head < s.kv_heads; tile.kv_head += tile.kv_heads) {
+        tile.kv_heads = std::min(tile.kv_heads, s.kv_heads - tile.kv_head);
+        f(tile);
+      }
     }
   }
 
@@ -166,11 +171,12 @@ struct Attention {
   // `blocks` of the keys of a tile, each folded into the desk's state or, in a shared tile, into one of its own.
   template <typename Block>
   void compute(const Tile& tile, const Desk& desk) const {
-    const int64_t dim = s.head_dim, m = (tile.last - tile.first) * group(), width = s.kv_heads * dim;
+    const int64_t dim = s.head_dim, each = (tile.last - tile.first) * group(), m = tile.kv_heads * each;
+    const int64_t width = s.kv_heads * dim;
     const Pages<T> pages{kv, step.page_tables + tile.sequence * step.pages_each, step.page_size, width,
                          tile.kv_head * dim, step.num_pages * step.page_size * width};
     State state(desk.state, m, dim);
-    Block keys(pages, dim, desk.block);
+    Block keys(pages, dim, tile.kv_heads, desk.block);
     place_queries(tile, desk);
     if (tile.part < 0) state.clear(m, dim);
     for (int64_t block = tile.begin; block < tile.end; ++block) {
@@ -180,14 +186,17 @@ struct Attention {
       }
       const int64_t start = block * kKeys, newest = desk.positions[m - 1];
       keys.open(start, newest + 1, block == tile.begin);
-      in_groups<Block::kRows>(m, [&]<int R>(int64_t i) { fold_block<R>(keys, start, i, desk, state); });
+      for (int64_t head = 0; head < tile.kv_heads; ++head) {
+        keys.turn_to(head);
+        in_groups<Block::kRows>(each, [&]<int R>(int64_t i) { fold_block<R>(keys, start, head * each + i, desk, state); });
+      }
     }
     if (tile.part < 0) finish(tile, state);
   }
 
   // The states of a shared tile's blocks, folded in order.
   void join(const Tile& tile, const Desk& desk) const {
-    const int64_t dim = s.head_dim, m = (tile.last - tile.first) * group();
+    const int64_t dim = s.head_dim, m = tile.kv_heads * (tile.last - tile.first) * group();
     const State state(desk.state, m, dim);
     state.clear(m, dim);
     for (int64_t block = tile.begin; block < tile.end; ++block) {
@@ -205,15 +214,23 @@ struct Attention {
  private:
   int64_t oldest(int64_t position) const { return plan.window ? std::max<int64_t>(0, position - plan.window + 1) : 0; }
 
+  // f(i, row, query head) of each of a tile's pairs: those of a KV head follow each other, row by row.
+  template <typename F>
+  void each_query(const Tile& tile, F&& f) const {
+    int64_t i = 0;
+    for (int64_t kv_head = tile.kv_head; kv_head < tile.kv_head + tile.kv_heads; ++kv_head)
+      for (int64_t row = tile.first; row < tile.last; ++row)
+        for (int64_t head = kv_head * group(); head < (kv_head + 1) * group(); ++head) f(i++, row, head);
+  }
+
   void place_queries(const Tile& tile, const Desk& desk) const {
     const int64_t dim = s.head_dim, origin = step.contexts[tile.sequence] - step.query_starts[tile.sequence + 1];
     const vf scale = all(s.scale * 1.44269504088896341f);  // weights are powers of two
-    for (int64_t row = tile.first, i = 0; row < tile.last; ++row)
-      for (int64_t head = 0; head < group(); ++head, ++i) {
-        const float* from = q + row * q_stride + (tile.kv_head * group() + head) * dim;
-        for (int64_t d = 0; d < dim; d += kLanes) store(desk.q + i * dim + d, load(from + d) * scale);
-        desk.positions[i] = origin + row;
-      }
+    each_query(tile, [&](int64_t i, int64_t row, int64_t head) {
+      const float* from = q + row * q_stride + head * dim;
+      for (int64_t d = 0; d < dim; d += kLanes) store(desk.q + i * dim + d, load(from + d) * scale);
+      desk.positions[i] = origin + row;
+    });
   }
 
   template <int R, typename Block>
@@ -232,12 +249,11 @@ struct Attention {
 
   void finish(const Tile& tile, const State& state) const {
     const int64_t dim = s.head_dim;
-    for (int64_t row = tile.first, i = 0; row < tile.last; ++row)
-      for (int64_t head = 0; head < group(); ++head, ++i) {
-        float* to = out + (row * s.heads + tile.kv_head * group() + head) * dim;
-        for (int64_t d = 0; d < dim; d += kLanes)  // + 0: a zero has no sign, whatever zeros were added to it
-          store(to + d, load(state.out + i * dim + d) / all(state.total[i]) + vf{});
-      }
+    each_query(tile, [&](int64_t i, int64_t row, int64_t head) {
+      float* to = out + (row * s.heads + head) * dim;
+      for (int64_t d = 0; d < dim; d += kLanes)  // + 0: a zero has no sign, whatever zeros were added to it
+        store(to + d, load(state.out + i * dim + d) / all(state.total[i]) + vf{});
+    });
   }
 };
 
@@ -247,10 +263,10 @@ inline void attend(Member& member, const Attention<T>& a, std::atomic<int64_t>& 
   const Desk desk(a.s, desks + member.index * Desk::size(a.s));
   const auto &tiles = a.plan.tiles, &shared = a.plan.shared;
   for (size_t i; (i = static_cast<size_t>(next.fetch_add(1, std::memory_order_relaxed))) < tiles.size();) {
-    if ((tiles[i].last - tiles[i].first) * a.group() > kFew)
-      a.template compute<Turned<T>>(tiles[i], desk);
-    else
+    if (Plan::few_rows(tiles[i], a.group()))
       a.template compute<Near<T>>(tiles[i], desk);
+    else
+      a.template compute<Turned<T>>(tiles[i], desk);
   }
   if (shared.empty()) return;
   member.barrier();

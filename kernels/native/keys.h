@@ -92,39 +92,59 @@ PW_INLINE void mix_columns(const float* weights, int64_t count, At&& at, const f
     }
 }
 
-// A block as it lies in the pages.
+// A block of some heads, as it lies in the pages.
 template <typename T>
 struct Near {
   static constexpr int kRows = 4;  // that are computed together
   const Pages<T>& pages;
-  int64_t dim, plane;
+  int64_t dim, heads, plane, head = 0, shift = 0;
   const T *here[kKeys], *there[kKeys], **keys = here, **further = there;  // K of this block and of the next one
+  mutable int64_t asked;                                                  // of the next block, from the first on
 
-  Near(const Pages<T>& pages, int64_t dim, float*) : pages(pages), dim(dim), plane(pages.plane) {}
+  Near(const Pages<T>& pages, int64_t dim, int64_t heads, float*)
+      : pages(pages), dim(dim), heads(heads), plane(pages.plane) {}
 
   // The keys from `start` on that come before `end`; `first`: those of the tile's first block.
   void open(int64_t start, int64_t end, bool first) {
-    if (first) pages.find(start, std::min(kKeys, end - start), further);
+    asked = 0;
+    if (first) {
+      pages.find(start, std::min(kKeys, end - start), further);
+      ask(kKeys);
+      asked = 0;
+    }
     std::swap(keys, further);
     if (start + kKeys < end)
       pages.find(start + kKeys, std::min(kKeys, end - start - kKeys), further);
     else
-      further = keys;
+      asked = kKeys;
   }
+
+  void turn_to(int64_t to) { head = to, shift = to * dim; }
+
+  // Asks for what comes next, K and V of all heads together, so that a slot's memory is read in one go.
+  void ask(int64_t until) const {
+    for (; asked < until; ++asked) {
+      fetch(further[asked], heads * dim);
+      fetch(further[asked] + plane, heads * dim);
+    }
+  }
+  // When `part` of kKeys keys have been scored, or then mixed, for this head.
+  void scored(int64_t part) const { ask((2 * head * kKeys + part) / (2 * heads)); }
+  void mixed(int64_t part) const { scored(kKeys + part); }
 
   // scores [R][count, rounded up to kColumns] = q [R][dim] times K.
   template <int R>
   void score(const float* q, int64_t count, float* scores) const {
     constexpr int N = std::min(kLanes, R == 1 ? 8 : R < 4 ? 4 : 2), W = kDots / kLanes;
     for (int64_t i = 0; i < count; i += kLanes) {
-      for (int64_t k = i; k < i + kLanes; ++k) fetch(keys[k] + plane, dim);
+      scored(i + kLanes);
       vf dots[R][kLanes];
       for (int k = 0; k < kLanes; k += N) {
         vf sums[R][N][W] = {};
         for (int64_t d = 0; d < dim; d += kDots)
           for (int w = 0; w < W; ++w)
             for (int n = 0; n < N; ++n) {
-              const vf key = load(keys[i + k + n] + d + w * kLanes);
+              const vf key = load(keys[i + k + n] + shift + d + w * kLanes);
               for (int r = 0; r < R; ++r) sums[r][n][w] = fma(key, load(q + r * dim + d + w * kLanes), sums[r][n][w]);
             }
         for (int r = 0; r < R; ++r)
@@ -140,8 +160,8 @@ struct Near {
     constexpr int W = kColumns / kLanes, V = R == 1 ? 4 * W : R < 4 ? 2 * W : W;
     int64_t d = 0;
     const auto at = [&](int64_t i) {
-      fetch(further[i] + d, V * kLanes);
-      return keys[i] + plane + d;
+      if (i % kLanes == 0) mixed(i + kLanes);
+      return keys[i] + plane + shift + d;
     };
     for (; d + V * kLanes <= dim; d += V * kLanes) mix_columns<R, V>(weights, count, at, keep, add, dim, out + d);
     for (; d < dim; d += kColumns) mix_columns<R, W>(weights, count, at, keep, add, dim, out + d);
@@ -159,8 +179,10 @@ struct Turned {
   const T* further[kKeys];  // K of the next block
   mutable int64_t asked;    // of those, from the first on
 
-  Turned(const Pages<T>& pages, int64_t dim, float* memory)
+  // For one head.
+  Turned(const Pages<T>& pages, int64_t dim, int64_t, float* memory)
       : pages(pages), dim(dim), keys(memory), values(memory + dim * kKeys) {}
+  void turn_to(int64_t) const {}
 
   void open(int64_t start, int64_t end, bool first) {
     const int64_t count = std::min(kKeys, end - start), rest = end - start - count;

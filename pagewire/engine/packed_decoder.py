@@ -48,7 +48,7 @@ Place = Tensor | PackedRows
 
 
 class PackedDecoder:
-    """Made empty, filled through ``named_weights``, then packed.
+    """Made empty and filled through ``named_weights``, or made of the packed weights that ``take`` gives.
 
     ``bits`` names the weights that come in 4 bits, as ``Grouped``; all others are kept in 8. What the former
     are multiplied with is rounded to ``activation_bits``: "8", "16", or "auto", which is 16 for the groups
@@ -62,6 +62,7 @@ class PackedDecoder:
         bits: Mapping[str, int],
         activation_bits: str = "auto",
         positions: int | None = None,
+        take: native.Take = native.zeros,
     ) -> None:
         if not native.available():
             raise ConfigError(
@@ -73,7 +74,7 @@ class PackedDecoder:
                 f" not {config.head_dim}"
             )
         self.config, self.dtype, self.device = config, torch.float32, torch.device("cpu")
-        self._row_bits = ACTIVATION_BITS[activation_bits]
+        self._row_bits, self._take = ACTIVATION_BITS[activation_bits], take
         self._named: dict[str, Place] = {}
         self._head = self._linear("lm_head", config.vocab_size, bits={})
         self._embed: Tensor | None = None
@@ -95,9 +96,6 @@ class PackedDecoder:
     def named_weights(self) -> Mapping[str, Place]:
         """Where each tensor of a HuggingFace checkpoint belongs."""
         return self._named
-
-    def pack(self) -> None:
-        """Nothing is left to do."""
 
     def packed(self) -> Iterator[native.Packed]:
         """Every weight that is multiplied with."""
@@ -131,7 +129,7 @@ class PackedDecoder:
         return native.linear(self.threads, hidden, self._head, self._norm, self.config.rms_norm_eps)
 
     def _vector(self, name: str, *shape: int) -> Tensor:
-        self._named[name] = place = torch.empty(shape)
+        self._named[name] = place = self._take(name, shape, torch.float32)
         return place
 
     def _linear(
@@ -142,7 +140,14 @@ class PackedDecoder:
         four = all(bits.get(f"{name}.weight") == 4 for name in parts)
         columns = k or self.config.hidden_size
         row_bits = self._row_bits if four else 16
-        packed = native.Packed(sum(rows), columns, 4 if four else 8, row_bits, bias=bias)
+        packed = native.Packed(
+            sum(rows),
+            columns,
+            4 if four else 8,
+            row_bits,
+            bias=bias,
+            take=lambda array, shape, dtype: self._take(f"{parts[0]}.{array}", shape, dtype),
+        )
         first = 0
         for name, count in zip(parts, rows, strict=True):
             self._named[f"{name}.weight"] = PackedRows(packed, first, count)

@@ -5,7 +5,10 @@ Knows names and shapes; knows no file format. A tensor is held twice only while 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,11 +16,12 @@ from torch import Tensor
 from kernels import native_library as native
 from pagewire.engine.model import Decoder
 from pagewire.engine.packed_decoder import ACTIVATION_BITS, AnyDecoder, PackedDecoder, PackedRows, Place
-from pagewire.engine.weights import dummy, gguf_file, safetensors_files
+from pagewire.engine.weights import cache, dummy, gguf_file, safetensors_files
 from pagewire.errors import ConfigError, ModelError
 from pagewire.hub import ModelSource
 from pagewire.model_config import ModelConfig
 
+_log = logging.getLogger("pagewire.weights")
 LOAD_FORMATS = ("auto", "dummy")
 QUANTIZATIONS = ("auto", "none", "int8", "gguf")
 Progress = Callable[[int, int], None]
@@ -60,9 +64,9 @@ def load_model(
 
     ``load_format`` "dummy" makes weights up, and needs no ``source``. ``progress(done, total)`` is called
     with bytes of the model in memory. ``positions``: length of the rotary table, by default the model's
-    context length. ``quantization`` is what ``quantization_for`` says, ``activation_bits``
-    what ``PackedDecoder`` says. Raises ConfigError, and ModelError
-    naming the tensor that is missing, unexpected or of another shape.
+    context length. ``quantization`` is what ``quantization_for`` says, ``activation_bits`` what
+    ``PackedDecoder`` says. Packed weights come from an earlier start's file where there is one (``cache``).
+    Raises ConfigError, and ModelError naming the tensor that is missing, unexpected or of another shape.
     """
     if activation_bits not in ACTIVATION_BITS:
         raise ConfigError(f"--activation-bits {activation_bits}: use {' or '.join(ACTIVATION_BITS)}")
@@ -70,22 +74,48 @@ def load_model(
         raise ConfigError(f"--load-format {load_format}: use {' or '.join(LOAD_FORMATS)}")
     if source is None and load_format != "dummy":
         raise ConfigError("a model without files can only have dummy weights")
-    keep = quantization == "gguf" and load_format != "dummy"
-    decoder: AnyDecoder
+    files = None if load_format == "dummy" else source
     if quantization == "none":
         decoder = Decoder(config, dtype, torch.device(device), positions)
-    else:
-        bits = gguf_file.bits(source.path) if keep and source is not None else {}
-        decoder = PackedDecoder(config, bits, activation_bits, positions)
-    fill(decoder.named_weights(), _tensors(source, config, decoder, load_format, keep=keep), progress)
-    decoder.pack()
+        fill(decoder.named_weights(), _tensors(files, config, decoder, keep=False), progress)
+        decoder.pack()
+        return decoder
+    keep = quantization == "gguf"
+    bits = gguf_file.bits(files.path) if keep and files else {}
+    make = partial(PackedDecoder, config, bits, activation_bits, positions)
+    path = cache.path_for(files, quantization) if files else None
+    mapped = _mapped(make, path, progress)
+    if mapped is not None:
+        return mapped
+    fresh = cache.Fresh()
+    packed = make(fresh.take)
+    fill(packed.named_weights(), _tensors(files, config, packed, keep=keep), progress)
+    if path is not None:
+        fresh.save(path)
+    return packed
+
+
+def _mapped(
+    make: Callable[[native.Take], PackedDecoder], path: Path | None, progress: Progress | None
+) -> PackedDecoder | None:
+    """With the weights that an earlier start has packed, if they are there."""
+    if path is None or not path.exists():
+        return None
+    try:
+        decoder = make(cache.Mapped(path).take)
+    except (OSError, ValueError) as error:
+        _log.warning("%s, from an earlier start, is made anew: %s", path, error)
+        return None
+    if progress is not None:
+        size = path.stat().st_size
+        progress(size, size)
     return decoder
 
 
 def _tensors(
-    source: ModelSource | None, config: ModelConfig, decoder: AnyDecoder, load_format: str, *, keep: bool
+    source: ModelSource | None, config: ModelConfig, decoder: AnyDecoder, *, keep: bool
 ) -> Iterable[NamedTensor]:
-    if load_format == "dummy" or source is None:
+    if source is None:
         return dummy.tensors({name: place.shape for name, place in decoder.named_weights().items()})
     if source.is_gguf:
         return gguf_file.tensors(source.path, config, keep=keep)
