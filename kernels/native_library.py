@@ -49,13 +49,16 @@ class _Shape(Structure):
     )
 
 
+_STEP_ARRAYS = ("cos", "sin", "positions", "slots", "query_starts", "contexts", "page_tables")
+
+
 class _Step(Structure):
     _fields_ = (
         *(
             (name, c_int64)
             for name in ("rows", "sequences", "pages_each", "page_size", "num_pages", "kv_bits")
         ),
-        *((name, c_void_p) for name in ("cos", "sin", "slots", "query_starts", "contexts", "page_tables")),
+        *((name, c_void_p) for name in _STEP_ARRAYS),
     )
 
 
@@ -249,17 +252,23 @@ class Layers:
 
 
 class Step:
-    """What the layers of one step share. ``cos``, ``sin`` are float32 ``[T, R / 2]``, ``slots`` int64 [T].
+    """What the layers of one step share. ``turns``: cos and sin of all positions, float32 ``[P, R / 2]``.
 
+    ``positions`` and ``slots`` are int64 [T]; the caller sees to it that all are within what they point into.
     ``kv_layer[2, pages, page_size, Hkv, D]`` is any layer's: it gives the sizes and the dtype.
     """
 
     def __init__(
-        self, meta: AttentionMeta, cos: Tensor, sin: Tensor, slots: Tensor, kv_layer: Tensor
+        self,
+        meta: AttentionMeta,
+        turns: tuple[Tensor, Tensor],
+        positions: Tensor,
+        slots: Tensor,
+        kv_layer: Tensor,
     ) -> None:
         starts, contexts = torch.tensor(meta.query_starts), torch.tensor(meta.context_lens)
-        self._kept = [t.contiguous() for t in (cos, sin, slots, starts, contexts, meta.page_tables)]
-        sizes = (cos.shape[0], len(meta.context_lens), meta.page_tables.shape[1], *kv_layer.shape[2:0:-1])
+        self._kept = [t.contiguous() for t in (*turns, positions, slots, starts, contexts, meta.page_tables)]
+        sizes = (len(positions), len(meta.context_lens), meta.page_tables.shape[1], *kv_layer.shape[2:0:-1])
         self.struct = _Step(*sizes, KV_BITS[kv_layer.dtype], *map(_address, self._kept))
 
 
@@ -299,8 +308,8 @@ def attention_native(
     assert kv_layer.is_contiguous(), kv_layer.stride()
     heads, dim, kv_heads = q.shape[1], q.shape[2], kv_layer.shape[3]
     shape = _Shape(heads * dim, heads, kv_heads, dim, dim, 0, 0.0, scale)
-    nothing = torch.empty(q.shape[0], 0)
-    step = Step(meta, nothing, nothing, torch.empty(0, dtype=torch.int64), kv_layer)
+    unread = torch.empty(q.shape[0], dtype=torch.int64)
+    step = Step(meta, (unread, unread), unread, unread, kv_layer)
     out = torch.empty_like(q)
     addresses = (q.data_ptr(), heads * dim, kv_layer.data_ptr(), out.data_ptr())
     _library().pw_attention(threads.handle, byref(shape), byref(step.struct), window or 0, *addresses)

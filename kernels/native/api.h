@@ -44,7 +44,8 @@ struct PwShape {
 struct PwStep {
   int64_t rows, sequences, pages_each, page_size, num_pages;
   int64_t kv_bits;              // of a number in the pages: 32 is float32, 16 is bfloat16
-  const float *cos, *sin;       // [rows, rotary_dim / 2]
+  const float *cos, *sin;       // [positions of the model, rotary_dim / 2]
+  const int64_t* positions;     // [rows]
   const int64_t* slots;         // [rows] where each row's K and V go
   const int64_t* query_starts;  // [sequences + 1]
   const int64_t* contexts;      // [sequences] tokens whose KV is there, those of this step too

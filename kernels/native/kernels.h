@@ -9,7 +9,8 @@ constexpr int64_t kBlock = 128;  // rows whose quantised form stays in the secon
 
 inline int64_t width_of(int64_t k) { return groups_of(k) * kGroup; }
 
-// Room for quantised rows of up to `rows` x `k` in the pool's memory, in the form that the weights `to` take.
+// Room for quantised rows of up to `rows` x `k` in the pool's memory, in the form that the weights `to` take. Where there
+// are fewer rows than members each member has its own, and quantises all of them: nobody has to wait for others then.
 struct Quantised {
   int16_t* codes;
   int8_t* rests;
@@ -17,15 +18,32 @@ struct Quantised {
   float *scales, *totals;
   int64_t width;
   const PwLinear& to;
+  bool own;
 
-  Quantised(PwPool& pool, int64_t rows, int64_t k, const PwLinear& to)
-      : codes(pool.codes.need(rows * width_of(k))),
-        rests(reinterpret_cast<int8_t*>(codes) + rows * width_of(k)),  // codes of 8 bits leave half of the room
-        fine(pool.fine.need(rows * groups_of(k))),
-        scales(pool.scales.need(2 * rows * groups_of(k))),
-        totals(scales + rows * groups_of(k)),
-        width(width_of(k)),
-        to(to) {}
+  Quantised(Member& member, PwPool& pool, int64_t rows, int64_t k, const PwLinear& to)
+      : width(width_of(k)), to(to), own(rows < member.count) {
+    const int64_t at = own ? member.index * rows : 0;
+    codes = pool.codes.need(0) + at * width;
+    rests = reinterpret_cast<int8_t*>(codes) + rows * width;  // codes of 8 bits leave half of the room
+    fine = pool.fine.need(0) + at * groups_of(k);
+    scales = pool.scales.need(0) + 2 * at * groups_of(k);
+    totals = scales + rows * groups_of(k);
+  }
+  // Before members make theirs.
+  static void reserve(PwPool& pool, int64_t rows, int64_t k) {
+    rows = std::max<int64_t>(rows, pool.team.count * (pool.team.count - 1));
+    pool.codes.need(rows * width_of(k));
+    pool.fine.need(rows * groups_of(k));
+    pool.scales.need(2 * rows * groups_of(k));
+  }
+  // What this member quantises of `rows` rows.
+  void split(const Member& member, int64_t rows, int64_t* first, int64_t* last) const {
+    *first = 0, *last = rows;
+    if (!own) member.split(rows, first, last);
+  }
+  void wait(Member& member) const {
+    if (!own) member.barrier();
+  }
   void put(int64_t row, const float* x, int64_t k) const {
     const int64_t groups = width / kGroup;
     float *scale = scales + row * groups, *total = totals + row * groups;
@@ -40,11 +58,11 @@ struct Quantised {
   Rows rows() const { return {codes, rests, fine, scales, totals, width}; }
 };
 
-// Rows of x, normed where there is a norm, quantised: this member's share.
+// Rows of x, normed where there is a norm, quantised.
 inline void put_rows(Member& member, const Quantised& to, const float* x, int64_t rows, int64_t k, const float* norm,
                      float eps, float* line) {
   int64_t first, last;
-  member.split(rows, &first, &last);
+  to.split(member, rows, &first, &last);
   for (int64_t row = first; row < last; ++row) {
     const float* from = x + row * k;
     if (norm != nullptr) {
@@ -53,16 +71,17 @@ inline void put_rows(Member& member, const Quantised& to, const float* x, int64_
     }
     to.put(row, from, k);
   }
+  to.wait(member);
 }
 
 // q and k of a row normed and turned, k and v stored.
 template <typename T>
 inline void place_row(const PwShape& s, const PwLayer& layer, const PwStep& step, int64_t row, float* qkv, T* kv) {
-  const int64_t dim = s.head_dim, half = s.rotary_dim / 2, width = s.kv_heads * dim;
+  const int64_t dim = s.head_dim, half = s.rotary_dim / 2, width = s.kv_heads * dim, turn = step.positions[row] * half;
   for (int64_t head = 0; head < s.heads + s.kv_heads; ++head) {
     const float* norm = head < s.heads ? layer.q_norm : layer.k_norm;
     if (norm != nullptr) rms_norm_row(qkv + head * dim, norm, s.eps, dim, qkv + head * dim);
-    rotate_head(qkv + head * dim, step.cos + row * half, step.sin + row * half, half);
+    rotate_head(qkv + head * dim, step.cos + turn, step.sin + turn, half);
   }
   T* keys = kv + step.slots[row] * width;
   put(qkv + s.heads * dim, width, keys);
@@ -87,15 +106,13 @@ struct Room {
         qkv_width(q_width + 2 * s.kv_heads * s.head_dim),
         block(std::min(step.rows, kBlock)),
         widest(std::max({s.hidden, s.inner, q_width})) {
-    pool.codes.need(block * width_of(widest));
-    pool.fine.need(block * groups_of(widest));
-    pool.scales.need(2 * block * groups_of(widest));
+    Quantised::reserve(pool, block, widest);
     qkv = gate_up = pool.wide.need(std::max(step.rows * qkv_width, block * 2 * s.inner));
     mixed = pool.mixed.need(step.rows * q_width);
     desks = pool.scratch.need(pool.team.count * Desk::size(s));
     lines = pool.inner.need(pool.team.count * widest);
   }
-  Quantised quantised(const PwLinear& w) const { return Quantised(pool, block, w.k, w); }
+  Quantised quantised(Member& member, const PwLinear& w) const { return Quantised(member, pool, block, w.k, w); }
   // f(first row, rows) of each block.
   template <typename F>
   void blocks(F&& f) const {
@@ -117,11 +134,10 @@ inline void attention_part(Member& member, const Room& b, const PwLayer& layer, 
   const Attention<T> attention{b.shape, b.step, b.plan(layer.window), b.qkv_width, b.qkv, kv, b.pool.parts.need(0), b.mixed};
   const PwShape& s = b.shape;
   float* line = b.lines + member.index * b.widest;
-  const Quantised in = b.quantised(layer.qkv), heads = b.quantised(layer.out);
+  const Quantised in = b.quantised(member, layer.qkv), heads = b.quantised(member, layer.out);
   b.blocks([&](int64_t row, int64_t rows) {
     put_rows(member, in, b.hidden + row * s.hidden, rows, s.hidden, layer.attn_norm, s.eps, line);
-    member.barrier();
-    matmul(member, in.rows(), rows, layer.qkv, b.qkv + row * b.qkv_width, false);
+    matmul(member, in.rows(), rows, layer.qkv, layer.out, b.qkv + row * b.qkv_width, false);
     member.barrier();
   });
   int64_t first, last;
@@ -132,29 +148,27 @@ inline void attention_part(Member& member, const Room& b, const PwLayer& layer, 
   member.barrier();
   b.blocks([&](int64_t row, int64_t rows) {
     put_rows(member, heads, b.mixed + row * b.q_width, rows, b.q_width, nullptr, 0, line);
-    member.barrier();
-    matmul(member, heads.rows(), rows, layer.out, b.hidden + row * s.hidden, true);
+    matmul(member, heads.rows(), rows, layer.out, layer.gate_up, b.hidden + row * s.hidden, true);
     member.barrier();
   });
 }
 
-inline void feed_forward_part(Member& member, const Room& b, const PwLayer& layer) {
+inline void feed_forward_part(Member& member, const Room& b, const PwLayer& layer, const PwLinear& next) {
   const PwShape& s = b.shape;
   float* line = b.lines + member.index * b.widest;
-  const Quantised in = b.quantised(layer.gate_up), inner = b.quantised(layer.down);
+  const Quantised in = b.quantised(member, layer.gate_up), inner = b.quantised(member, layer.down);
   b.blocks([&](int64_t row, int64_t rows) {
     put_rows(member, in, b.hidden + row * s.hidden, rows, s.hidden, layer.mlp_norm, s.eps, line);
-    member.barrier();
-    matmul(member, in.rows(), rows, layer.gate_up, b.gate_up, false);
+    matmul(member, in.rows(), rows, layer.gate_up, layer.down, b.gate_up, false);
     member.barrier();
     int64_t first, last;
-    member.split(rows, &first, &last);
+    inner.split(member, rows, &first, &last);
     for (int64_t r = first; r < last; ++r) {
       silu_mul_row(b.gate_up + r * 2 * s.inner, s.inner, line);
       inner.put(r, line, s.inner);
     }
-    member.barrier();
-    matmul(member, inner.rows(), rows, layer.down, b.hidden + row * s.hidden, true);
+    inner.wait(member);
+    matmul(member, inner.rows(), rows, layer.down, next, b.hidden + row * s.hidden, true);
     member.barrier();
   });
 }
@@ -169,21 +183,22 @@ inline void layers(PwPool& pool, const PwShape& s, const PwLayer* layers, int64_
     pool.team.run([&](Member& member) {
       for (int64_t i = 0; i < count; ++i) {
         attention_part(member, room, layers[i], kv + i * plane, next[i]);
-        feed_forward_part(member, room, layers[i]);
+        feed_forward_part(member, room, layers[i], layers[i + 1 < count ? i + 1 : 0].qkv);
       }
     });
   });
 }
 
 inline void linear(PwPool& pool, const float* x, int64_t rows, const float* norm, float eps, const PwLinear& w, float* out) {
-  const Quantised in(pool, std::min(rows, kBlock), w.k, w);
+  const int64_t block = std::min(rows, kBlock);
+  Quantised::reserve(pool, block, w.k);
   float* lines = pool.inner.need(pool.team.count * w.k);
   pool.team.run([&](Member& member) {
+    const Quantised in(member, pool, block, w.k, w);
     for (int64_t row = 0; row < rows; row += kBlock) {
       const int64_t here = std::min(kBlock, rows - row);
       put_rows(member, in, x + row * w.k, here, w.k, norm, eps, lines + member.index * w.k);
-      member.barrier();
-      matmul(member, in.rows(), here, w, out + row * w.n, false);
+      matmul(member, in.rows(), here, w, w, out + row * w.n, false);
       member.barrier();
     }
   });

@@ -67,12 +67,6 @@ PW_INLINE vf sums_of(vf* rows) {
   return rows[0];
 }
 
-// Asks for n numbers that are read soon: a head's part of a slot is too short for the processor to see that itself.
-template <typename T>
-PW_INLINE void fetch(const T* from, int64_t n) {
-  for (int64_t line = 0; line < n; line += 64 / int64_t{sizeof(T)}) __builtin_prefetch(from + line);
-}
-
 // out [R][V vectors] = out * keep + weights [R][count] times the values at(i), each V vectors.
 template <int R, int V, typename At>
 PW_INLINE void mix_columns(const float* weights, int64_t count, At&& at, const float* keep, const float* add, int64_t dim,

@@ -89,3 +89,9 @@ inline void transpose(vf* rows) {
     if (!(i & S)) swap_blocks<S>(rows[i], rows[i + S], std::make_integer_sequence<int, kLanes>{});
   if constexpr (S > 1) transpose<S / 2>(rows);
 }
+
+// Asks for n numbers that are read soon, where the processor does not see that itself.
+template <typename T>
+inline void fetch(const T* from, int64_t n) {
+  for (int64_t line = 0; line < n; line += 64 / int64_t{sizeof(T)}) __builtin_prefetch(from + line);
+}

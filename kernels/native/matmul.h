@@ -21,6 +21,14 @@ struct Panel {
       : codes(w.codes + panel * groups * kGroup * kPanel * w.bits / 8),
         scales(w.scales + panel * groups * kPanel),
         offsets(w.offsets ? w.offsets + panel * groups * kPanel : nullptr) {}
+
+  // Asks for the weights of a group. The processor sees that codes follow codes, but stops at each 4 KiB.
+  template <int Bits>
+  void fetch_group(int64_t g) const {
+    fetch(codes + g * (kGroup * kPanel * Bits / 8), kGroup * kPanel * Bits / 8);
+    fetch(scales + g * kPanel, kPanel);
+    if (Bits == 4 && offsets) fetch(offsets + g * kPanel, kPanel);
+  }
 };
 
 constexpr int kVectors = kPanel / kLanes;
@@ -110,9 +118,9 @@ inline bool any(const uint8_t* fine, int64_t groups) {
 }
 
 // out[R][kPanel] of R rows, in codes of Code, against one panel. A row beside a fine one has 0 as its rests, and gets
-// the bits that it gets alone: 256 is a power of two.
+// the bits that it gets alone: 256 is a power of two. `ahead`: the panel to ask for meanwhile, if there is one.
 template <int Bits, typename Code, int R>
-inline void panel_tile(const Rows& x, int64_t row, Panel w, float* out) {
+inline void panel_tile(const Rows& x, int64_t row, Panel w, const Panel* ahead, float* out) {
   const int64_t groups = x.width / kGroup;
   const Code* at = static_cast<const Code*>(x.codes) + row * x.width;
   const float *scales = x.scales + row * groups, *totals = x.totals + row * groups;
@@ -120,6 +128,7 @@ inline void panel_tile(const Rows& x, int64_t row, Panel w, float* out) {
   for (int64_t g = 0; g < groups; ++g, at += kGroup) {
     vi dots[R][kVectors] = {};
     const uint8_t* codes = w.codes;
+    if (ahead) ahead->fetch_group<Bits>(g);
     if constexpr (Bits == 8)
       w.codes = group_dots<R>(at, x.width, codes, dots);
     else
@@ -140,12 +149,12 @@ inline void panel_tile(const Rows& x, int64_t row, Panel w, float* out) {
 }
 
 template <int Bits, typename Code>
-inline void panel_rows(const Rows& x, int64_t row, int64_t count, const Panel& w, float* out) {
+inline void panel_rows(const Rows& x, int64_t row, int64_t count, const Panel& w, const Panel* ahead, float* out) {
   switch (count) {
-    case 1: return panel_tile<Bits, Code, 1>(x, row, w, out);
-    case 2: return panel_tile<Bits, Code, 2>(x, row, w, out);
-    case 3: return panel_tile<Bits, Code, 3>(x, row, w, out);
-    default: return panel_tile<Bits, Code, 4>(x, row, w, out);
+    case 1: return panel_tile<Bits, Code, 1>(x, row, w, ahead, out);
+    case 2: return panel_tile<Bits, Code, 2>(x, row, w, ahead, out);
+    case 3: return panel_tile<Bits, Code, 3>(x, row, w, ahead, out);
+    default: return panel_tile<Bits, Code, 4>(x, row, w, ahead, out);
   }
 }
 
@@ -166,23 +175,30 @@ inline void put_columns(float* y, int64_t columns, const float* bias, bool add, 
 
 constexpr int64_t kTile = 4;
 
-// out[rows][w.n], or added to it: this member's panels.
-inline void matmul(Member& member, const Rows& x, int64_t rows, const PwLinear& w, float* out, bool add) {
-  const int64_t groups = groups_of(w.k);
-  int64_t first, last;
+constexpr int64_t kAhead = 8192;  // bytes of codes
+
+// out[rows][w.n], or added to it: this member's panels. `next` is what is multiplied with after w.
+inline void matmul(Member& member, const Rows& x, int64_t rows, const PwLinear& w, const PwLinear& next, float* out,
+                   bool add) {
+  const int64_t groups = groups_of(w.k), stride = kAhead / (groups * kGroup * kPanel * w.bits / 8) + 1;
+  int64_t first, last, then, end;
   member.split(panels_of(w), &first, &last);
+  member.split(panels_of(next), &then, &end);
   alignas(64) float tile[kTile * kPanel];
   for (int64_t panel = first; panel < last; ++panel) {
     const Panel weights(w, panel, groups);
+    const Panel later = panel + stride < last ? Panel(w, panel + stride, groups)
+                                              : Panel(next, then + panel + stride - last, groups_of(next.k));
     const int64_t column = panel * kPanel, columns = std::min(kPanel, w.n - column);
     for (int64_t row = 0; row < rows; row += kTile) {
       const int64_t count = std::min(kTile, rows - row);
+      const Panel* ahead = row == 0 ? &later : nullptr;
       if (w.bits == 8)
-        panel_rows<8, int16_t>(x, row, count, weights, tile);
+        panel_rows<8, int16_t>(x, row, count, weights, ahead, tile);
       else if (w.row_bits == 16)
-        panel_rows<4, int16_t>(x, row, count, weights, tile);
+        panel_rows<4, int16_t>(x, row, count, weights, ahead, tile);
       else
-        panel_rows<4, int8_t>(x, row, count, weights, tile);
+        panel_rows<4, int8_t>(x, row, count, weights, ahead, tile);
       for (int64_t r = 0; r < count; ++r)
         put_columns(tile + r * kPanel, columns, w.bias ? w.bias + column : nullptr, add, out + (row + r) * w.n + column);
     }

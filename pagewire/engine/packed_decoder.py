@@ -86,9 +86,9 @@ class PackedDecoder:
         layers = [self._layer(index, bits) for index in range(config.layers)]
         self._layers = native.Layers(layers)
         table = rope_table(config, positions or config.context_length)
-        self._cos, self._sin = map(torch.from_numpy, table)  # float32 [positions, D / 2]
+        self._turns = torch.from_numpy(table.cos), torch.from_numpy(table.sin)  # float32 [positions, D / 2]
         self._shape = native.Shape(
-            config.hidden_size, config.heads, config.kv_heads, config.head_dim, 2 * self._cos.shape[1],
+            config.hidden_size, config.heads, config.kv_heads, config.head_dim, 2 * table.cos.shape[1],
             config.intermediate_size, config.rms_norm_eps, config.head_dim**-0.5,
         )  # fmt: skip
         self.threads = native.Threads(torch.get_num_threads())
@@ -103,7 +103,6 @@ class PackedDecoder:
         for layer in self._layers.layers:
             yield from layer.linears
 
-    @torch.inference_mode()
     def forward(
         self, token_ids: Tensor, positions: Tensor, slots: Tensor, meta: AttentionMeta, kv: Tensor,
         after_layer: Callable[[int], None] | None = None,
@@ -113,8 +112,7 @@ class PackedDecoder:
             hidden = self._head.rows(token_ids)
         else:
             hidden = self._embed.index_select(0, token_ids)
-        cos, sin = self._cos.index_select(0, positions), self._sin.index_select(0, positions)
-        step = native.Step(meta, cos, sin, slots, kv[0])
+        step = native.Step(meta, self._turns, positions, slots, kv[0])
         each = self.config.layers if after_layer is None else 1
         for first in range(0, self.config.layers, each):
             layers = range(first, first + each)
@@ -123,7 +121,6 @@ class PackedDecoder:
                 after_layer(first + each)
         return hidden
 
-    @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """``hidden`` [R, H] as ``forward`` gives it here -> float32 [R, vocab_size]."""
         return native.linear(self.threads, hidden, self._head, self._norm, self.config.rms_norm_eps)

@@ -48,7 +48,9 @@ class ModelRunner:
         )
         token_ids, positions, slots = map(self._tensor, (batch.token_ids, batch.positions, batch.slots))
         hidden = self.decoder.forward(token_ids, positions, slots, meta, self.cache.pages, after_layer)
-        return self.decoder.logits(hidden.index_select(0, self._tensor(batch.logit_rows)))
+        if len(batch.logit_rows) != len(hidden):
+            hidden = hidden.index_select(0, self._tensor(batch.logit_rows))
+        return self.decoder.logits(hidden)
 
     def warm_up(self) -> None:
         """Compute a few rows at slots that nobody has yet: the first request finds all prepared."""

@@ -211,6 +211,8 @@ def _choose_one(x: Logits, row: SampleRow) -> list[int]:
 
 def _scores(values: Logits, wanted: list[tuple[int, int]], threads: Threads | None) -> list[Score]:
     """For each (row of ``values``, k) the row's Score with as many of k ids as there are."""
+    if not wanted:
+        return []
     vocab = values.shape[1]
     if native_library.available():
         base, stride = _layout(values)
