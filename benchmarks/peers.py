@@ -29,8 +29,8 @@ TTFT is from the request to the first event with a token (in `rate`: from when t
 event to event, TPOT the time after the first event for each token after it. The client shares the cores with
 the servers. No two prompts share a prefix; the token ids are random, from --seed.
 
-pagewire is served as `--pagewire-args` says, by default with one thread for prefill and one for decode. Each
-`--also NAME=ARGS` adds another form of it, such as the same system with one node or in another precision.
+pagewire is served as it is by default, or as `--pagewire-args` says. Each `--also NAME=ARGS` adds another
+form of it: "colocated=--prefill 0", "core each=--threads-per-worker 1", "rows 16=--activation-bits 16".
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def _peers(words: argparse._ArgumentGroup) -> None:
     words.add_argument("--no-pagewire", action="store_true", help="only the peers")
     words.add_argument(
         "--pagewire-args",
-        default="--threads-per-worker 1",
-        help='for pagewire serve, such as "--quantization int8" (%(default)s)',
+        default="",
+        help='for pagewire serve, such as "--quantization int8"',
     )
     words.add_argument(
         "--engine-args", default="", help="for pagewire bench engine, when offline: --quantization int8"

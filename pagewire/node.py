@@ -63,6 +63,7 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
     alarm.on_signals()
     status = Reporter(options.status_fd)
     secret = secret_for(options.secret_file, *options.routers, options.handoff)
+    os.nice(options.niceness)  # before there are threads: they inherit it
     torch.set_num_threads(options.threads)
     source = resolve(options.model)
     built = build_engine(

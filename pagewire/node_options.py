@@ -18,11 +18,11 @@ class NodeOptions:
     ``model`` is what ``hub.resolve`` takes; ``served_model_name`` is what clients call it (None: the
     model's own name). ``routers`` are the mailbox addresses that the node dials, ``ipc://`` or ``tcp://``.
     ``handoff`` is where a decode node listens for KV (``shm://...`` or ``tcp://host:port``; port 0 takes a
-    free one, and Hello tells the router which); "" for a prefill node. ``max_model_len`` None means as far
-    as the model's config goes. ``kv_cache_bytes`` is all the memory for pages. ``threads`` is for one
-    step's arithmetic. ``watchdog_s``: seconds after which a node ends itself if its loop stands still; 0:
-    never. ``secret_file`` holds the cluster secret. ``status_fd`` is where
-    ``pagewire.status.Reporter`` writes; None: nobody listens.
+    free one, and Hello tells the router which); "" for a prefill node. ``max_model_len`` None means as
+    far as the model's config goes. ``kv_cache_bytes`` is all the memory for pages. ``threads`` is for one
+    step's arithmetic; with a ``niceness`` above 0 they yield to other processes. ``watchdog_s``: seconds
+    after which a node ends itself if its loop stands still; 0: never. ``secret_file`` holds the cluster
+    secret. ``status_fd`` is where ``pagewire.status.Reporter`` writes; None: nobody listens.
     """
 
     node_id: str
@@ -41,6 +41,7 @@ class NodeOptions:
     max_batch_tokens: int = 512
     max_num_seqs: int = 64
     threads: int = 1
+    niceness: int = 0
     watchdog_s: int = 60
     prefix_caching: bool = True
     secret_file: str | None = None

@@ -257,20 +257,19 @@ struct Attention {
   }
 };
 
-// This member's part of it: tiles taken one at a time.
+// This member's part of it.
 template <typename T>
-inline void attend(Member& member, const Attention<T>& a, std::atomic<int64_t>& next, float* desks) {
+inline void attend(Member& member, const Attention<T>& a, float* desks) {
   const Desk desk(a.s, desks + member.index * Desk::size(a.s));
   const auto &tiles = a.plan.tiles, &shared = a.plan.shared;
-  for (size_t i; (i = static_cast<size_t>(next.fetch_add(1, std::memory_order_relaxed))) < tiles.size();) {
-    if (Plan::few_rows(tiles[i], a.group()))
-      a.template compute<Near<T>>(tiles[i], desk);
+  member.share(static_cast<int64_t>(tiles.size()), 1, [&](int64_t i, int64_t) {
+    const Tile& tile = tiles[static_cast<size_t>(i)];
+    if (Plan::few_rows(tile, a.group()))
+      a.template compute<Near<T>>(tile, desk);
     else
-      a.template compute<Turned<T>>(tiles[i], desk);
-  }
+      a.template compute<Turned<T>>(tile, desk);
+  });
   if (shared.empty()) return;
   member.barrier();
-  int64_t first, last;
-  member.split(static_cast<int64_t>(shared.size()), &first, &last);
-  for (int64_t i = first; i < last; ++i) a.join(shared[static_cast<size_t>(i)], desk);
+  member.share(static_cast<int64_t>(shared.size()), 1, [&](int64_t i, int64_t) { a.join(shared[static_cast<size_t>(i)], desk); });
 }

@@ -36,13 +36,15 @@ struct Quantised {
     pool.fine.need(rows * groups_of(k));
     pool.scales.need(2 * rows * groups_of(k));
   }
-  // What this member quantises of `rows` rows.
-  void split(const Member& member, int64_t rows, int64_t* first, int64_t* last) const {
-    *first = 0, *last = rows;
-    if (!own) member.split(rows, first, last);
-  }
-  void wait(Member& member) const {
-    if (!own) member.barrier();
+  // f(row) of what this member quantises of `rows` rows; returns when all are there.
+  template <typename F>
+  void each(Member& member, int64_t rows, F&& f) const {
+    const auto some = [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) f(row);
+    };
+    if (own) return some(0, rows);
+    member.share(rows, part(member, rows), some);
+    member.barrier();
   }
   void put(int64_t row, const float* x, int64_t k) const {
     const int64_t groups = width / kGroup;
@@ -61,17 +63,14 @@ struct Quantised {
 // Rows of x, normed where there is a norm, quantised.
 inline void put_rows(Member& member, const Quantised& to, const float* x, int64_t rows, int64_t k, const float* norm,
                      float eps, float* line) {
-  int64_t first, last;
-  to.split(member, rows, &first, &last);
-  for (int64_t row = first; row < last; ++row) {
+  to.each(member, rows, [&](int64_t row) {
     const float* from = x + row * k;
     if (norm != nullptr) {
       rms_norm_row(from, norm, eps, k, line);
       from = line;
     }
     to.put(row, from, k);
-  }
-  to.wait(member);
+  });
 }
 
 // q and k of a row normed and turned, k and v stored.
@@ -130,7 +129,7 @@ struct Room {
 };
 
 template <typename T>
-inline void attention_part(Member& member, const Room& b, const PwLayer& layer, T* kv, std::atomic<int64_t>& next) {
+inline void attention_part(Member& member, const Room& b, const PwLayer& layer, T* kv) {
   const Attention<T> attention{b.shape, b.step, b.plan(layer.window), b.qkv_width, b.qkv, kv, b.pool.parts.need(0), b.mixed};
   const PwShape& s = b.shape;
   float* line = b.lines + member.index * b.widest;
@@ -140,11 +139,11 @@ inline void attention_part(Member& member, const Room& b, const PwLayer& layer, 
     matmul(member, in.rows(), rows, layer.qkv, layer.out, b.qkv + row * b.qkv_width, false);
     member.barrier();
   });
-  int64_t first, last;
-  member.split(b.step.rows, &first, &last);
-  for (int64_t row = first; row < last; ++row) place_row(s, layer, b.step, row, b.qkv + row * b.qkv_width, kv);
+  member.share(b.step.rows, part(member, b.step.rows), [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) place_row(s, layer, b.step, row, b.qkv + row * b.qkv_width, kv);
+  });
   member.barrier();
-  attend(member, attention, next, b.desks);
+  attend(member, attention, b.desks);
   member.barrier();
   b.blocks([&](int64_t row, int64_t rows) {
     put_rows(member, heads, b.mixed + row * b.q_width, rows, b.q_width, nullptr, 0, line);
@@ -161,13 +160,10 @@ inline void feed_forward_part(Member& member, const Room& b, const PwLayer& laye
     put_rows(member, in, b.hidden + row * s.hidden, rows, s.hidden, layer.mlp_norm, s.eps, line);
     matmul(member, in.rows(), rows, layer.gate_up, layer.down, b.gate_up, false);
     member.barrier();
-    int64_t first, last;
-    inner.split(member, rows, &first, &last);
-    for (int64_t r = first; r < last; ++r) {
+    inner.each(member, rows, [&](int64_t r) {
       silu_mul_row(b.gate_up + r * 2 * s.inner, s.inner, line);
       inner.put(r, line, s.inner);
-    }
-    inner.wait(member);
+    });
     matmul(member, inner.rows(), rows, layer.down, next, b.hidden + row * s.hidden, true);
     member.barrier();
   });
@@ -178,11 +174,10 @@ inline void layers(PwPool& pool, const PwShape& s, const PwLayer* layers, int64_
   Room room(pool, s, step, hidden);
   for (int64_t i = 0; i < count; ++i) room.plan_for(layers[i].window);
   const int64_t plane = 2 * step.num_pages * step.page_size * s.kv_heads * s.head_dim;
-  std::vector<std::atomic<int64_t>> next(count);
   with_kv(step, memory, [&](auto* kv) {
     pool.team.run([&](Member& member) {
       for (int64_t i = 0; i < count; ++i) {
-        attention_part(member, room, layers[i], kv + i * plane, next[i]);
+        attention_part(member, room, layers[i], kv + i * plane);
         feed_forward_part(member, room, layers[i], layers[i + 1 < count ? i + 1 : 0].qkv);
       }
     });
@@ -207,11 +202,10 @@ inline void linear(PwPool& pool, const float* x, int64_t rows, const float* norm
 inline void attention(PwPool& pool, const PwShape& s, const PwStep& step, int64_t window, const float* q, int64_t q_stride,
                       const void* memory, float* out) {
   float* desks = pool.scratch.need(pool.team.count * Desk::size(s));
-  std::atomic<int64_t> next{0};
   const Plan plan(s, step, window, pool.team.count);
   with_kv(step, const_cast<void*>(memory), [&]<typename T>(T* kv) {
     const Attention<T> attention{s, step, plan, q_stride, q, kv, pool.parts.need(plan.parts), out};
-    pool.team.run([&](Member& member) { attend(member, attention, next, desks); });
+    pool.team.run([&](Member& member) { attend(member, attention, desks); });
   });
 }
 

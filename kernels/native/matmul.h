@@ -174,25 +174,28 @@ inline void put_columns(float* y, int64_t columns, const float* bias, bool add, 
 }
 
 constexpr int64_t kTile = 4;
-
 constexpr int64_t kAhead = 8192;  // bytes of codes
+constexpr int64_t kMany = 32;     // rows for which a panel's weights are no longer what takes the time
 
-// out[rows][w.n], or added to it: this member's panels. `next` is what is multiplied with after w.
-inline void matmul(Member& member, const Rows& x, int64_t rows, const PwLinear& w, const PwLinear& next, float* out,
-                   bool add) {
-  const int64_t groups = groups_of(w.k), stride = kAhead / (groups * kGroup * kPanel * w.bits / 8) + 1;
-  int64_t first, last, then, end;
-  member.split(panels_of(w), &first, &last);
-  member.split(panels_of(next), &then, &end);
-  alignas(64) float tile[kTile * kPanel];
-  for (int64_t panel = first; panel < last; ++panel) {
-    const Panel weights(w, panel, groups);
-    const Panel later = panel + stride < last ? Panel(w, panel + stride, groups)
-                                              : Panel(next, then + panel + stride - last, groups_of(next.k));
+// How many of n things a member takes at a time.
+inline int64_t part(const Member& member, int64_t n) { return std::max<int64_t>(1, n / (8 * member.count)); }
+
+// out[rows][w.n] = x times w, or added to it, panel by panel.
+struct Matmul {
+  const Rows& x;
+  int64_t rows;
+  const PwLinear& w;
+  float* out;
+  bool add;
+
+  // `later`: the panel to ask for meanwhile, if there is one.
+  void panel(int64_t panel, const Panel* later) const {
+    const Panel weights(w, panel, groups_of(w.k));
     const int64_t column = panel * kPanel, columns = std::min(kPanel, w.n - column);
+    alignas(64) float tile[kTile * kPanel];
     for (int64_t row = 0; row < rows; row += kTile) {
       const int64_t count = std::min(kTile, rows - row);
-      const Panel* ahead = row == 0 ? &later : nullptr;
+      const Panel* ahead = row == 0 ? later : nullptr;
       if (w.bits == 8)
         panel_rows<8, int16_t>(x, row, count, weights, ahead, tile);
       else if (w.row_bits == 16)
@@ -202,5 +205,26 @@ inline void matmul(Member& member, const Rows& x, int64_t rows, const PwLinear& 
       for (int64_t r = 0; r < count; ++r)
         put_columns(tile + r * kPanel, columns, w.bias ? w.bias + column : nullptr, add, out + (row + r) * w.n + column);
     }
+  }
+};
+
+// out[rows][w.n], or added to it: what this member takes of the panels. For few rows that is one part, read ahead, and
+// at its end the beginning of the member's part of `next`, which is multiplied with after w.
+inline void matmul(Member& member, const Rows& x, int64_t rows, const PwLinear& w, const PwLinear& next, float* out,
+                   bool add) {
+  const Matmul product{x, rows, w, out, add};
+  const int64_t panels = panels_of(w), groups = groups_of(w.k);
+  if (rows >= kMany)
+    return member.share(panels, part(member, panels), [&](int64_t first, int64_t last) {
+      for (int64_t panel = first; panel < last; ++panel) product.panel(panel, nullptr);
+    });
+  const int64_t stride = kAhead / (groups * kGroup * kPanel * w.bits / 8) + 1;
+  int64_t first, last, then, end;
+  member.split(panels, &first, &last);
+  member.split(panels_of(next), &then, &end);
+  for (int64_t panel = first; panel < last; ++panel) {
+    const int64_t later = panel + stride;
+    const Panel ahead = later < last ? Panel(w, later, groups) : Panel(next, then + later - last, groups_of(next.k));
+    product.panel(panel, &ahead);
   }
 }

@@ -27,10 +27,11 @@ void await(const std::atomic<T>& value, T old) {
 }  // namespace
 
 void Member::barrier() {
-  if (count == 1) return;
+  if (count == 1) return team->taken.store(0, std::memory_order_relaxed);
   const unsigned before = turn++;
   if (team->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
     team->arrived.store(0, std::memory_order_relaxed);
+    team->taken.store(0, std::memory_order_relaxed);
     team->passed.fetch_add(1, std::memory_order_release);
     team->passed.notify_all();
   } else {

@@ -1,6 +1,7 @@
 // Threads that run one function together, with barriers in it. Knows no kernel.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,10 @@ struct Member {
 
   // Wait for all members.
   void barrier();
+  // f(first, last) of up to `most` of n things at a time until all are taken, so that nobody waits for a member that is
+  // slow, or that has no processor just now. Once between two barriers.
+  template <typename F>
+  void share(int64_t n, int64_t most, F&& f) const;
   // The part [first, last) of n things that is this member's.
   void split(int64_t n, int64_t* first, int64_t* last) const {
     *first = n * index / count;
@@ -38,6 +43,7 @@ struct Team {
   int count;
   alignas(64) std::atomic<int> arrived{0};
   alignas(64) std::atomic<unsigned> passed{0};  // barriers so far
+  alignas(64) std::atomic<int64_t> taken{0};    // of what is shared since the last one
 
  private:
   void serve(int index);
@@ -47,6 +53,11 @@ struct Team {
   std::atomic<bool> stopping_{false};
   std::vector<std::thread> threads_;
 };
+
+template <typename F>
+void Member::share(int64_t n, int64_t most, F&& f) const {
+  for (int64_t first; (first = team->taken.fetch_add(most, std::memory_order_relaxed)) < n;) f(first, std::min(first + most, n));
+}
 
 // Memory for n numbers, aligned to cache lines, that is kept from call to call and grows.
 template <typename T>

@@ -202,7 +202,8 @@ class EngineFlags:
             "--threads-per-worker",
             metavar="N",
             min=1,
-            help="Threads of each node for arithmetic. Default: this machine's cores, shared out evenly.",
+            help="Threads of each node for arithmetic. Default: this machine's cores, shared out evenly; "
+            "beside decode nodes, prefill nodes also take, at a low priority, what those leave idle.",
             rich_help_panel="Engine",
         ),
     ] = None

@@ -12,22 +12,30 @@ from pagewire.messages import DECODE, PREFILL, ROUTER
 from pagewire.node_options import NodeOptions
 from router.options import RouterOptions
 
+_YIELDING = 10  # a tenth of the weight of a process that does not yield
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Local:
-    """How many of what. ``node`` and ``router`` are templates: ids and addresses are filled in here."""
+    """How many of what. ``node`` and ``router`` are templates: ids and addresses are filled in here.
+
+    ``cores``, unless it is 0: prefill nodes share all these among them, and yield to whoever else wants one.
+    Decode nodes have the ``threads`` of their own, so prompts are read with no less than what those leave,
+    with more while they idle, and the gaps between tokens stay what they are.
+    """
 
     prefill: int
     decode: int
     transport: str
     node: NodeOptions
     router: RouterOptions
+    cores: int = 0
 
     def specs(self, folder: Path) -> list[ChildSpec]:
         """The router, then the nodes. ``folder`` is private to us: the sockets between them lie there."""
         mailbox = f"ipc://{folder / 'router'}"
         nodes = [
-            replace(self.node, node_id=f"{role}-{i}", role=role, routers=(mailbox,), handoff=handoff)
+            replace(self._node(role), node_id=f"{role}-{i}", routers=(mailbox,), handoff=handoff)
             for role, count in ((PREFILL, self.prefill), (DECODE, self.decode))
             for i in range(count)
             for handoff in (self._handoff(folder, i) if role == DECODE else "",)
@@ -42,6 +50,12 @@ class Local:
         return replace(
             self, node=replace(self.node, secret_file=path), router=replace(self.router, secret_file=path)
         )
+
+    def _node(self, role: str) -> NodeOptions:
+        node = replace(self.node, role=role)
+        if role == DECODE or not self.cores:
+            return node
+        return replace(node, threads=max(node.threads, self.cores // self.prefill), niceness=_YIELDING)
 
     def _handoff(self, folder: Path, index: int) -> str:
         return "tcp://127.0.0.1:0" if self.transport == "tcp" else f"shm://{folder / f'decode-{index}'}"

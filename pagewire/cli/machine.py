@@ -17,9 +17,22 @@ _ARM_ISA = ("asimd", "bf16", "i8mm", "sve")
 
 def cores(root: Path = ROOT) -> int:
     """CPU cores that this process may use: its affinity mask, cut by the cgroup's quota. At least 1."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_cpus(root)
-    return max(1, allowed if quota is None else min(allowed, math.floor(quota)))
+    return max(1, _allowed() if quota is None else min(_allowed(), math.floor(quota)))
+
+
+def cores_to_share(nodes: int, root: Path = ROOT) -> int:
+    """The cores of which one of ``nodes`` may use more than its part while others leave them idle; 0: none.
+
+    None where a quota limits our time: what one node uses of it is missing when the others want it.
+    """
+    quota = cgroup_cpus(root)
+    metered = quota is not None and quota < _allowed()
+    return 0 if metered or _allowed() < nodes else _allowed()
+
+
+def _allowed() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cgroup_cpus(root: Path = ROOT) -> float | None:

@@ -71,6 +71,7 @@ def serve(
         decode=decode,
         transport=transport,
         node=engine.options(model, names, nodes=prefill + decode),
+        cores=0 if engine.threads else machine.cores_to_share(prefill + decode),
         router=replace(
             http.options(model, names),
             port=addresses.free_port(http.host, http.port),

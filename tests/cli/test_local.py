@@ -40,6 +40,18 @@ def test_each_decode_node_listens_at_an_address_of_its_own() -> None:
     assert len({node.handoff for node in nodes(LOCAL)}) == 3
 
 
+def test_prefill_nodes_share_what_decode_nodes_leave_and_yield() -> None:
+    def parts(local: Local) -> list[tuple[int, int]]:
+        return [(node.threads, node.niceness) for node in nodes(local)]
+
+    assert parts(LOCAL) == [(3, 0), (3, 0), (3, 0)]
+    assert parts(replace(LOCAL, cores=9)) == [(9, 10), (3, 0), (3, 0)]
+    assert parts(replace(LOCAL, prefill=2, cores=12)) == [(6, 10), (6, 10), (3, 0), (3, 0)]
+    assert parts(replace(LOCAL, prefill=4, decode=1, cores=11)) == [(3, 10)] * 4 + [(3, 0)]
+    assert LOCAL.specs(FOLDER)[1].env == thread_environment(3)
+    assert replace(LOCAL, cores=9).specs(FOLDER)[1].env == thread_environment(9)
+
+
 def test_over_tcp_each_takes_a_free_port() -> None:
     assert [node.handoff for node in nodes(replace(LOCAL, transport="tcp"))] == [
         "",

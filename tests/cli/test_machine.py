@@ -35,6 +35,23 @@ def test_a_cgroup_cuts_the_cores(tmp_path: Path, quota: str, cores: int) -> None
 
 
 @pytest.mark.usefixtures("sixteen_cores")
+@pytest.mark.parametrize(
+    ("quota", "nodes", "cores"),
+    [
+        ("max 100000\n", 2, 16),
+        ("1600000 100000\n", 2, 16),
+        ("1500000 100000\n", 2, 0),
+        ("max 100000\n", 16, 16),
+        ("max 100000\n", 17, 0),
+    ],
+)
+def test_cores_are_shared_unless_time_is_metered_or_nodes_are_many(
+    tmp_path: Path, quota: str, nodes: int, cores: int
+) -> None:
+    assert machine.cores_to_share(nodes, a_machine(tmp_path, sys__fs__cgroup__cpu_DOT_max=quota)) == cores
+
+
+@pytest.mark.usefixtures("sixteen_cores")
 def test_without_cgroups_the_affinity_counts(tmp_path: Path) -> None:
     assert machine.cores(tmp_path) == 16
 
