@@ -7,7 +7,10 @@ because numpy has no bfloat16.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterable
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -84,8 +87,15 @@ def pages_for(num_bytes: int, layout: KVLayout, page_size: int) -> int:
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """On the CPU the memory comes from calloc: a page costs nothing before it is first used."""
+    """On the CPU, memory that costs nothing before it is first used, and is then had in small pages.
+
+    In huge ones the step that is the first to need more would clear 2 MiB for K and V of every layer, and
+    all its sequences would wait for that: 130 ms where this was found.
+    """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    bits = {2: np.int16, 4: np.int32}[dtype.itemsize]
-    return torch.from_numpy(np.zeros(shape, bits)).view(dtype)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel that has no huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
