@@ -75,11 +75,11 @@ def measure(built: Built, say: Say = lambda _: None) -> Report:
     for number in range(ROUNDS):
         say(f"round {number + 1} of {ROUNDS}: prompts")
         prefill = _prefill(engine)
-        decode = {}
+        found = {}
         for batch in BATCHES:
             say(f"round {number + 1} of {ROUNDS}: decoding {batch}")
-            decode[batch] = _decode(engine, batch)
-        rounds.append(Rates(prefill, decode))
+            found[batch] = decode(engine, batch)
+        rounds.append(Rates(prefill, found))
     say("the floor")
     peak, bandwidth = _peak(built), _bandwidth()
     weights = _weight_bytes(built)
@@ -98,14 +98,14 @@ def _spread(rounds: list[Rates]) -> Spread:
 # --- the engine ---------------------------------------------------------------------------------------------
 
 
-def _admit(engine: Engine, count: int, new_tokens: int) -> list[Sequence]:
+def _admit(engine: Engine, count: int, new_tokens: int, prompt: int = PROMPT) -> list[Sequence]:
     generator = torch.Generator().manual_seed(count)
     found = []
     for number in range(count):
-        tokens = torch.randint(0, engine.runner.vocab_size, (PROMPT,), generator=generator).tolist()
+        tokens = torch.randint(0, engine.runner.vocab_size, (prompt,), generator=generator).tolist()
         params = SamplingParams(max_tokens=new_tokens, ignore_eos=True, temperature=0.0)
-        end = PROMPT + new_tokens
-        found.append(Sequence(RequestId(f"{number:032x}"), 1, [0], tokens, PROMPT, params, 0, end))
+        end = prompt + new_tokens
+        found.append(Sequence(RequestId(f"{number:032x}"), 1, [0], tokens, prompt, params, 0, end))
         engine.admit(found[-1])
     return found
 
@@ -123,8 +123,9 @@ def _prefill(engine: Engine) -> float:
     return _AT_ONCE * PROMPT / (time.perf_counter() - began)
 
 
-def _decode(engine: Engine, batch: int) -> float:
-    sequences = _admit(engine, batch, _STEPS + 2)
+def decode(engine: Engine, batch: int, context: int = PROMPT) -> float:
+    """Tokens per second of ``batch`` sequences of ``context`` tokens each, and a few more by the end."""
+    sequences = _admit(engine, batch, _STEPS + 2, context)
     while any(seq.num_output == 0 for seq in sequences):
         engine.step()
     for seq in sequences:  # the first ones are further by now

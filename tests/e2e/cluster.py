@@ -145,6 +145,9 @@ class Cluster:
             }
             found |= {f"{name}.{key}": value for key, value in values.items() if value}
             gauges = load["gauges"]
+            if "pages_free" not in gauges:  # it is back and its first heartbeat is under way
+                found[f"{name}.unreported"] = 1
+                continue
             total = gauges["pages_free"] + gauges["pages_cached"] + gauges["pages_leased"]
             if total != load["pages_total"]:
                 found[f"{name}.unaccounted"] = load["pages_total"] - total
