@@ -37,7 +37,7 @@ from pagewire.messages import (
 from pagewire.replies import REPORT_EVERY_S, Outbox, Replies, token_item
 from pagewire.timeline import FIRST_STEP, LANDING, QUEUE, Stopwatch
 
-LAYERS_A_LOOK = 4  # layers of a step between two looks at what has arrived
+LAYERS_A_LOOK = 4  # layers of a step between two looks at what arrives
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +58,7 @@ class DecodeNode:
         self, hello: Hello, engine: Engine, receiver: Receiver, outbox: Outbox, clock: Callable[[], float]
     ) -> None:
         self._hello = hello
+        self._layers = hello.layout.layers
         self._engine = engine
         self._receiver = receiver
         self._outbox = outbox
@@ -79,7 +80,8 @@ class DecodeNode:
         self._events.clear()
         self._expire(now)
         self._grant(now)
-        out = self._engine.step(self._land)
+        looks = LAYERS_A_LOOK if self._receiver.open_transfers else self._layers
+        out = self._engine.step(self._land, looks)
         self._reply(out, now)
         self._report(now, busy=bool(out.computed))
         return bool(out.computed)
@@ -176,7 +178,7 @@ class DecodeNode:
     def _land(self, out: StepOutput, layers: int) -> None:
         """The step is so many layers deep: take in what arrived meanwhile, so that senders have credit."""
         now = self._clock()
-        if out.computed and layers % LAYERS_A_LOOK == 0 and self._receiver.open_transfers:
+        if out.computed and self._receiver.open_transfers:
             self._events += self._receiver.poll(now)
 
     def _expect(self, event: Reserved, now: float) -> None:

@@ -73,7 +73,7 @@ class PrefillNode:
         self._events.clear()
         self._expire(now)
         self._reserve(now)
-        out = self._engine.step(self._stream)
+        out = self._engine.step(self._stream, self._sender.layer_group)
         self._reply(out)
         self._report(now, busy=bool(out.computed))
         return bool(out.computed)
@@ -180,8 +180,6 @@ class PrefillNode:
         now = self._clock()
         if layers == 0:
             self._begin(out, now)
-        elif layers % self._sender.layer_group and layers != self._layers:
-            return
         else:
             for seq, _, end, pages in out.computed:
                 self._publish(seq, pages, end, layers)

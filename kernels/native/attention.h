@@ -269,7 +269,5 @@ inline void attend(Member& member, const Attention<T>& a, float* desks) {
     else
       a.template compute<Turned<T>>(tile, desk);
   });
-  if (shared.empty()) return;
-  member.barrier();
   member.share(static_cast<int64_t>(shared.size()), 1, [&](int64_t i, int64_t) { a.join(shared[static_cast<size_t>(i)], desk); });
 }

@@ -42,9 +42,8 @@ struct Quantised {
     const auto some = [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) f(row);
     };
-    if (own) return some(0, rows);
-    member.share(rows, part(member, rows), some);
-    member.barrier();
+    if (!own) return member.share(rows, part(member, rows), some);
+    if (member.needed()) some(0, rows);
   }
   void put(int64_t row, const float* x, int64_t k) const {
     const int64_t groups = width / kGroup;
@@ -137,18 +136,14 @@ inline void attention_part(Member& member, const Room& b, const PwLayer& layer, 
   b.blocks([&](int64_t row, int64_t rows) {
     put_rows(member, in, b.hidden + row * s.hidden, rows, s.hidden, layer.attn_norm, s.eps, line);
     matmul(member, in.rows(), rows, layer.qkv, layer.out, b.qkv + row * b.qkv_width, false);
-    member.barrier();
   });
   member.share(b.step.rows, part(member, b.step.rows), [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) place_row(s, layer, b.step, row, b.qkv + row * b.qkv_width, kv);
   });
-  member.barrier();
   attend(member, attention, b.desks);
-  member.barrier();
   b.blocks([&](int64_t row, int64_t rows) {
     put_rows(member, heads, b.mixed + row * b.q_width, rows, b.q_width, nullptr, 0, line);
     matmul(member, heads.rows(), rows, layer.out, layer.gate_up, b.hidden + row * s.hidden, true);
-    member.barrier();
   });
 }
 
@@ -159,13 +154,11 @@ inline void feed_forward_part(Member& member, const Room& b, const PwLayer& laye
   b.blocks([&](int64_t row, int64_t rows) {
     put_rows(member, in, b.hidden + row * s.hidden, rows, s.hidden, layer.mlp_norm, s.eps, line);
     matmul(member, in.rows(), rows, layer.gate_up, layer.down, b.gate_up, false);
-    member.barrier();
     inner.each(member, rows, [&](int64_t r) {
       silu_mul_row(b.gate_up + r * 2 * s.inner, s.inner, line);
       inner.put(r, line, s.inner);
     });
     matmul(member, inner.rows(), rows, layer.down, next, b.hidden + row * s.hidden, true);
-    member.barrier();
   });
 }
 
@@ -194,7 +187,6 @@ inline void linear(PwPool& pool, const float* x, int64_t rows, const float* norm
       const int64_t here = std::min(kBlock, rows - row);
       put_rows(member, in, x + row * w.k, here, w.k, norm, eps, lines + member.index * w.k);
       matmul(member, in.rows(), here, w, w, out + row * w.n, false);
-      member.barrier();
     }
   });
 }

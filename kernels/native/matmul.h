@@ -208,8 +208,8 @@ struct Matmul {
   }
 };
 
-// out[rows][w.n], or added to it: what this member takes of the panels. For few rows that is one part, read ahead, and
-// at its end the beginning of the member's part of `next`, which is multiplied with after w.
+// out[rows][w.n], or added to it. For few rows weights are read ahead, and at the end of a member's part the beginning of
+// its part of `next`, which is multiplied with after w.
 inline void matmul(Member& member, const Rows& x, int64_t rows, const PwLinear& w, const PwLinear& next, float* out,
                    bool add) {
   const Matmul product{x, rows, w, out, add};
@@ -219,12 +219,15 @@ inline void matmul(Member& member, const Rows& x, int64_t rows, const PwLinear& 
       for (int64_t panel = first; panel < last; ++panel) product.panel(panel, nullptr);
     });
   const int64_t stride = kAhead / (groups * kGroup * kPanel * w.bits / 8) + 1;
-  int64_t first, last, then, end;
-  member.split(panels, &first, &last);
-  member.split(panels_of(next), &then, &end);
-  for (int64_t panel = first; panel < last; ++panel) {
-    const int64_t later = panel + stride;
-    const Panel ahead = later < last ? Panel(w, later, groups) : Panel(next, then + later - last, groups_of(next.k));
-    product.panel(panel, &ahead);
-  }
+  int64_t begin, end, then, stop;
+  member.split(panels, &begin, &end);
+  member.split(panels_of(next), &then, &stop);
+  member.share(panels, part(member, panels), [&](int64_t first, int64_t last) {
+    for (int64_t panel = first; panel < last; ++panel) {
+      const int64_t later = panel + stride;
+      const bool mine = panel >= begin && panel < end;
+      const Panel ahead = !mine || later < end ? Panel(w, std::min(later, panels - 1), groups) : Panel(next, then + later - end, groups_of(next.k));
+      product.panel(panel, &ahead);
+    }
+  });
 }

@@ -262,14 +262,13 @@ void score_row(PwScore& row, int64_t n) {
 // work(i) for each of `count` rows, by whichever thread is free.
 template <typename F>
 void each_row(PwPool* pool, int64_t count, int64_t numbers, F work) {
-  std::atomic<int64_t> next{0};
-  const auto part = [&](Member&) {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) work(i);
+  const auto some = [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) work(i);
   };
   if (pool != nullptr && count > 1 && numbers > kAlone)
-    pool->team.run(part);
+    pool->team.run([&](Member& member) { member.share(count, 1, some); });
   else
-    for (int64_t i = 0; i < count; ++i) work(i);
+    some(0, count);
 }
 
 }  // namespace

@@ -70,8 +70,8 @@ class StepOutput:
 
 Watch = Callable[[StepOutput, int], None]
 """Told (what the step does, layers): with 0 before anything is computed, when it is known who was preempted,
-and then after each layer of the model, when ``computed`` is in the pages as far as that layer. It must leave
-the engine alone."""
+and then from time to time, when ``computed`` is in the pages of so many layers. It must leave the engine
+alone."""
 
 
 class Engine:
@@ -142,8 +142,8 @@ class Engine:
         self._scorer.drop(seq)
         return self.scheduler.remove(seq)
 
-    def step(self, watch: Watch | None = None) -> StepOutput:
-        """Compute one batch. ``watch`` is called while it goes on; see ``Watch``."""
+    def step(self, watch: Watch | None = None, every: int = 1) -> StepOutput:
+        """Compute one batch. ``watch`` is called before it, after ``every`` layers, and after the last."""
         plan = self.scheduler.schedule()
         out = StepOutput(preempted=plan.preempted)
         self.preemptions += len(plan.preempted)
@@ -154,7 +154,7 @@ class Engine:
             return out
         self.steps += 1
         batch = build(plan.work, self.config.page_size)
-        logits = self.runner.forward(batch, None if watch is None else partial(watch, out))
+        logits = self.runner.forward(batch, None if watch is None else partial(watch, out), every)
         self.scheduler.advance(plan)
         sampling = [work.seq for work in plan.work if work.samples]
         rows = self._scorer.take(plan.work, logits, out.prompt_logprobs)

@@ -128,20 +128,20 @@ class Decoder:
     @torch.inference_mode()
     def forward(
         self, token_ids: Tensor, positions: Tensor, slots: Tensor, meta: AttentionMeta, kv: Tensor,
-        after_layer: Callable[[int], None] | None = None,
+        stored: Callable[[int], None] | None = None, every: int = 1,
     ) -> Tensor:  # fmt: skip
         """Hidden states [T, H] of T tokens; stores their K and V in ``kv`` [L, 2, pages, page_size, Hkv, D].
 
         token_ids, positions, slots: int64 [T]. ``meta`` says which rows are one sequence and where its
-        pages are. ``after_layer`` is told, after each layer, how many layers of ``kv`` are stored.
+        pages are. ``stored`` is told, after ``every`` layers and the last, of how many they are in ``kv``.
         """
         hidden = self.embed.index_select(0, token_ids)
         cos, sin = self.cos.index_select(0, positions), self.sin.index_select(0, positions)
         for number, (layer, kv_layer) in enumerate(zip(self.layers, kv, strict=True), start=1):
             hidden = hidden + self._attention(layer, hidden, cos, sin, slots, meta, kv_layer)
             hidden = hidden + self._mlp(layer, hidden)
-            if after_layer is not None:
-                after_layer(number)
+            if stored is not None and (number % every == 0 or number == len(self.layers)):
+                stored(number)
         return rms_norm(hidden, self.norm, self.config.rms_norm_eps)
 
     @torch.inference_mode()

@@ -105,7 +105,7 @@ class PackedDecoder:
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, slots: Tensor, meta: AttentionMeta, kv: Tensor,
-        after_layer: Callable[[int], None] | None = None,
+        stored: Callable[[int], None] | None = None, every: int = 1,
     ) -> Tensor:  # fmt: skip
         """As ``Decoder.forward``, but for the last norm, which is left to ``logits``."""
         if self._embed is None:
@@ -113,12 +113,13 @@ class PackedDecoder:
         else:
             hidden = self._embed.index_select(0, token_ids)
         step = native.Step(meta, self._turns, positions, slots, kv[0])
-        each = self.config.layers if after_layer is None else 1
-        for first in range(0, self.config.layers, each):
-            layers = range(first, first + each)
+        count = self.config.layers
+        each = count if stored is None else every
+        for first in range(0, count, each):
+            layers = range(count)[first : first + each]
             native.run_layers(self.threads, self._shape, self._layers, layers, step, hidden, kv)
-            if after_layer is not None:
-                after_layer(first + each)
+            if stored is not None:
+                stored(layers.stop)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:

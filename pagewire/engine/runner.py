@@ -35,10 +35,10 @@ class ModelRunner:
         return self.decoder.threads if isinstance(self.decoder, PackedDecoder) else None
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, after_layer: Callable[[int], None] | None = None) -> Tensor:
+    def forward(self, batch: Batch, stored: Callable[[int], None] | None = None, every: int = 1) -> Tensor:
         """Compute the batch and store its KV; float32 logits [R, vocab_size] of ``batch.logit_rows``.
 
-        ``after_layer`` is told, after each layer, in how many layers the batch's KV is stored.
+        ``stored`` is told, after ``every`` layers and after the last, in how many the batch's KV is.
         """
         meta = AttentionMeta.plan(
             batch.query_starts.tolist(),
@@ -47,7 +47,7 @@ class ModelRunner:
             self.cache.page_size,
         )
         token_ids, positions, slots = map(self._tensor, (batch.token_ids, batch.positions, batch.slots))
-        hidden = self.decoder.forward(token_ids, positions, slots, meta, self.cache.pages, after_layer)
+        hidden = self.decoder.forward(token_ids, positions, slots, meta, self.cache.pages, stored, every)
         if len(batch.logit_rows) != len(hidden):
             hidden = hidden.index_select(0, self._tensor(batch.logit_rows))
         return self.decoder.logits(hidden)

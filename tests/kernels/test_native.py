@@ -167,6 +167,15 @@ def test_linear_rows_stand_alone(packed: native.Packed) -> None:
             assert torch.equal(native.linear(threads, part, weight), whole[first : first + rows])
 
 
+def test_threads_that_come_late_or_not_at_all_change_no_bit() -> None:
+    """Twelve threads and few cores: most of a phase is done by others than whose part it is."""
+    weight, x, many = native.Packed.of(torch.randn(960, 576)), torch.randn(300, 576), native.Threads(12)
+    whole = native.linear(ONE, x, weight)
+    for _ in range(100):
+        for rows in (1, 3, 40, 300):
+            assert torch.equal(native.linear(many, x[:rows].contiguous(), weight), whole[:rows])
+
+
 def run(
     threads: native.Threads, q: torch.Tensor, world: World, meta: AttentionMeta, window: int | None
 ) -> torch.Tensor:
