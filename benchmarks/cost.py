@@ -117,7 +117,7 @@ def system(model: str) -> dict[str, object]:
 
 def tokens(model: str) -> dict[str, dict[int, float]]:
     """Milliseconds a token: by batch, and by context."""
-    built = build_engine(resolve(model), prefix_caching=False, kv_cache_bytes=2 << 30)
+    built = build_engine(resolve(model), prefix_caching=False, max_num_seqs=max(BATCHES))
 
     def cost(batch: int, context: int) -> float:
         progress(f"batch {batch}, context {context}")
