@@ -93,10 +93,13 @@ class Events:
 
 
 class Client:
-    """``model`` is what the server calls what it serves. Close it when done."""
+    """``model`` is what the server calls what it serves. Close it when done.
 
-    def __init__(self, url: str, model: str) -> None:
-        self.model = model
+    ``first`` is a server that is to read each prompt before, and leaves its KV where the other finds it.
+    """
+
+    def __init__(self, url: str, model: str, first: str | None = None) -> None:
+        self.model, self._first = model, first
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits, trust_env=False)
 
@@ -129,6 +132,14 @@ class Client:
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
             "timings_per_token": True,
         }
+        if self._first:
+            read = await self._http.post(
+                f"{self._first}/v1/completions",
+                json=body | {"max_tokens": 1, "stream": False, "stream_options": None},
+            )
+            if read.status_code != 200:
+                answer.error = f"{read.status_code}: {read.text[:300]}"
+                return
         events = Events()
         async with self._http.stream("POST", "/v1/completions", json=body) as response:
             if response.status_code != 200:

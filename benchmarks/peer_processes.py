@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -38,14 +38,9 @@ class Command:
         return Command(tuple(word.replace(PORT, str(port)) for word in self.words), self.env)
 
 
-class Server(NamedTuple):
-    url: str
-    pid: int
-
-
 @contextmanager
-def serving(command: Command, ready: str) -> Iterator[Server]:
-    """A server that answers 200 at ``ready``. Raises PeerFailed."""
+def serving(command: Command, ready: str) -> Iterator[str]:
+    """The URL of a server that answers 200 at ``ready``. Raises PeerFailed."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     with started(command.with_port(port)) as (child, log):
@@ -56,32 +51,7 @@ def serving(command: Command, ready: str) -> Iterator[Server]:
             if time.monotonic() > end:
                 raise PeerFailed(f"not ready within {START_S:.0f} s:\n{_tail(log)}")
             time.sleep(0.5)
-        yield Server(url, child.pid)
-
-
-class Kept:
-    """Servers that take minutes to start stand still between their turns, and are ended with the block."""
-
-    def __init__(self, until: ExitStack) -> None:
-        self._until = until
-        self._servers: dict[Command, Server] = {}
-
-    @contextmanager
-    def serving(self, command: Command, ready: str) -> Iterator[Server]:
-        if command not in self._servers:
-            self._servers[command] = self._until.enter_context(serving(command, ready))
-        server = self._servers[command]
-        _signal(server.pid, signal.SIGCONT)
-        try:
-            yield server
-        finally:
-            _signal(server.pid, signal.SIGSTOP)
-
-
-def _signal(root: int, number: signal.Signals) -> None:
-    for process in tree(root):
-        with suppress(ProcessLookupError):  # it has just ended
-            os.kill(process.pid, number)
+        yield url
 
 
 def output_of(command: Command, seconds: float) -> str:
@@ -122,7 +92,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     """First asks the leader alone: servers end their children in their own order."""
     groups = {child.pid, *(process.group for process in tree(child.pid))}
     child.terminate()
-    _signal(child.pid, signal.SIGCONT)
     try:
         with suppress(subprocess.TimeoutExpired):
             child.wait(GRACE_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ import peer_loads
 from measure import progress
 from peer_client import Client, PeerFailed
 from peer_figures import Figures, Search, Slo
-from peer_processes import Kept, Others, serving
+from peer_processes import Others, serving
 from peer_systems import System
 
 Results = dict[str, dict[str, list[Figures]]]  # case -> system -> one a round
@@ -34,19 +35,17 @@ class Rounds:
 
     def run(self) -> None:
         """A system that fails is left out, with what it measured before."""
-        with ExitStack() as until:
-            kept = Kept(until)
-            for number in range(self.args.rounds):
-                for system in self.systems:
-                    if system.name not in self.failed:
-                        self._one(system, number, kept)
+        for number in range(self.args.rounds):
+            for system in self.systems:
+                if system.name not in self.failed:
+                    self._one(system, number)
         progress("")
 
-    def _one(self, system: System, number: int, kept: Kept) -> None:
+    def _one(self, system: System, number: int) -> None:
         what = f"round {number + 1} of {self.args.rounds}, {system.name}"
         progress(f"{what}: starting")
         try:
-            for case, figures in self._measured(system, self.args.seed + number, what, kept):
+            for case, figures in self._measured(system, self.args.seed + number, what):
                 self.results.setdefault(case, {}).setdefault(system.name, []).append(figures)
         except PeerFailed as error:
             self.failed[system.name] = str(error)
@@ -59,7 +58,7 @@ class Rounds:
         for of_case in self.results.values():
             of_case.pop(name, None)
 
-    def _measured(self, system: System, seed: int, what: str, kept: Kept) -> Iterator[tuple[str, Figures]]:
+    def _measured(self, system: System, seed: int, what: str) -> Iterator[tuple[str, Figures]]:
         if self.args.case == "offline":
             assert system.offline is not None
             others = Others()
@@ -67,25 +66,30 @@ class Rounds:
             yield "offline", figures | {"others": others.cores()}
             return
         assert system.server is not None
-        start = kept.serving if system.slow else serving
-        with start(system.server, system.ready) as server:
-            yield from self._served(server.url, seed, what)
+        with ExitStack() as until:
+            if system.scratch:
+                system.scratch.mkdir()
+                until.callback(shutil.rmtree, system.scratch)
+            first = until.enter_context(serving(system.first, system.ready)) if system.first else None
+            yield from self._served(
+                until.enter_context(serving(system.server, system.ready)), first, seed, what
+            )
 
-    def _served(self, url: str, seed: int, what: str) -> Iterator[tuple[str, Figures]]:
+    def _served(self, url: str, first: str | None, seed: int, what: str) -> Iterator[tuple[str, Figures]]:
         def say(text: str) -> None:
             progress(f"{what}: {text}")
 
         say("warming up")
         model = httpx.get(f"{url}/v1/models", trust_env=False).json()["data"][0]["id"]
-        asyncio.run(_with(url, model, partial(peer_loads.warm_up, seed=-1 - seed)))
+        asyncio.run(_with(url, first, model, partial(peer_loads.warm_up, seed=-1 - seed)))
         for case, load in loads(self.args, seed, say):
             others = Others()
-            figures = asyncio.run(_with(url, model, load))
+            figures = asyncio.run(_with(url, first, model, load))
             yield case, figures | {"others": others.cores()}
 
 
-async def _with(url: str, model: str, load: Load) -> Figures:
-    client = Client(url, model)
+async def _with(url: str, first: str | None, model: str, load: Load) -> Figures:
+    client = Client(url, model, first)
     try:
         return await load(client)
     finally:

@@ -23,13 +23,15 @@ HERE = Path(__file__).parent
 OFFLINE_S = 1_200.0
 _SLOTS = 32
 _LONGEST = 3_328  # tokens of a request: prompt and answer
+_VLLM_LONGEST = 4_096
 
 
 @dataclass(frozen=True, slots=True)
 class System:
     """``server`` is None where there is no server; ``ready`` is a path that answers 200 when it is up.
 
-    A ``slow`` one takes minutes to start, and is started once for all rounds.
+    ``first`` is a server that reads the prompts for the other one; what it leaves for it lies in the folder
+    ``scratch``, which is there only while the two are.
     """
 
     name: str
@@ -37,7 +39,8 @@ class System:
     ready: str
     offline: Callable[[int], Figures] | None  # of a seed
     ours: bool = False
-    slow: bool = False
+    first: Command | None = None
+    scratch: Path | None = None
 
 
 def pagewire(name: str, model: str, args: list[str], threads: int) -> System:
@@ -72,26 +75,50 @@ def llama_cpp(folder: Path, forms: Forms, kind: str, threads: int) -> System:
 
 def vllm(venv: Path, forms: Forms, kind: str, threads: int, chunk: int, args: list[str]) -> System:
     """``kind``: "int8", fastest where the CPU has VNNI or AMX, or "float32" or "bfloat16"."""
-    folder = str(forms.w8a8() if kind == "int8" else forms.hf())
-    dtype = "float32" if kind == "int8" else kind  # of what is not int8
-    env = {
-        "VLLM_CPU_KVCACHE_SPACE": "4",
-        "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
     python = str(python_of(venv))
-    options = ("--dtype", dtype, "--no-enable-prefix-caching", "--max-model-len", "4096")
-    sizes = ("--max-num-seqs", str(2 * _SLOTS), "--max-num-batched-tokens", str(chunk))
-    words = (python, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, *options, *sizes)
-    server = Command((*words, "--host", "127.0.0.1", "--port", PORT, *args), env)
-    chosen = (f'dtype="{dtype}"', "max_model_len=4096", "max_num_batched_tokens=2048")
+    folder, dtype = _vllm_form(forms, kind)
+    cores = f"0-{threads - 1}"
+    server = _vllm_server(python, folder, dtype, cores, chunk, args)
+    chosen = (f'dtype="{dtype}"', f"max_model_len={_VLLM_LONGEST}", "max_num_batched_tokens=2048")
 
     def offline(seed: int) -> Figures:
         child = (python, str(HERE / "peer_offline_vllm.py"), folder, str(seed), *chosen)
-        return _flat(output_of(Command(child, env), OFFLINE_S))
+        return _flat(output_of(Command(child, _vllm_env(cores)), OFFLINE_S))
 
-    return System(f"vllm {kind}", server, "/health", offline, slow=True)
+    return System(f"vllm {kind}", server, "/health", offline)
+
+
+def vllm_apart(venv: Path, forms: Forms, kind: str, chunk: int, args: list[str], scratch: Path) -> System:
+    """Prefill on one core and decode on another, the KV in files between them (its ExampleConnector)."""
+    python = str(python_of(venv))
+    folder, dtype = _vllm_form(forms, kind)
+    where = {"shared_storage_path": str(scratch)}
+    connector = {"kv_connector": "ExampleConnector", "kv_role": "kv_both", "kv_connector_extra_config": where}
+    words = ["--kv-transfer-config", json.dumps(connector), *args]
+    first = _vllm_server(python, folder, dtype, "0", _VLLM_LONGEST, words)  # it keeps no part of a prompt
+    server = _vllm_server(python, folder, dtype, "1", chunk, words)
+    return System(f"vllm {kind} apart", server, "/health", None, first=first, scratch=scratch)
+
+
+def _vllm_form(forms: Forms, kind: str) -> tuple[str, str]:
+    """The model's folder, and the dtype of what is not int8."""
+    return (str(forms.w8a8()), "float32") if kind == "int8" else (str(forms.hf()), kind)
+
+
+def _vllm_server(python: str, folder: str, dtype: str, cores: str, chunk: int, args: list[str]) -> Command:
+    options = ("--dtype", dtype, "--no-enable-prefix-caching", "--max-model-len", str(_VLLM_LONGEST))
+    sizes = ("--max-num-seqs", str(2 * _SLOTS), "--max-num-batched-tokens", str(chunk))
+    words = (python, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, *options, *sizes)
+    return Command((*words, "--host", "127.0.0.1", "--port", PORT, *args), _vllm_env(cores))
+
+
+def _vllm_env(cores: str) -> dict[str, str]:
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+        "VLLM_CPU_OMP_THREADS_BIND": cores,
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
 
 
 def openvino(venv: Path, forms: Forms, threads: int) -> System:

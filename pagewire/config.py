@@ -14,12 +14,14 @@ class EngineConfig:
 
     ``num_pages`` pages of ``page_size`` tokens each are all the KV memory there is. A step computes at most
     ``max_batch_tokens`` tokens for at most ``max_num_seqs`` sequences; a prompt that does not fit the budget
-    is computed in chunks.
+    is computed in chunks. Beside sequences that decode, which wait for the whole step, at most
+    ``max_mixed_tokens`` are of prompts; None: as many as fit.
     """
 
     max_model_len: int
     num_pages: int
     page_size: int = 16
     max_batch_tokens: int = 512
+    max_mixed_tokens: int | None = None
     max_num_seqs: int = 64
     prefix_caching: bool = True

@@ -77,6 +77,7 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
         kv_cache_bytes=options.kv_cache_bytes,
         page_size=options.page_size,
         max_batch_tokens=options.max_batch_tokens,
+        max_mixed_tokens=options.max_mixed_tokens,
         max_num_seqs=options.max_num_seqs,
         prefix_caching=options.prefix_caching,
         progress=status.loading,

@@ -39,6 +39,7 @@ class NodeOptions:
     page_size: int = 16
     kv_cache_bytes: int = 1 << 30
     max_batch_tokens: int = 512
+    max_mixed_tokens: int = 128
     max_num_seqs: int = 64
     threads: int = 1
     niceness: int = 0

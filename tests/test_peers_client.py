@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import peer_loads
 import peer_steps
 from peer_client import Answer, Client, Events, PeerFailed
 from peer_figures import Search, Slo
-from peer_processes import PORT, Command, Kept, Others, output_of, serving, started, tree
+from peer_processes import PORT, Command, Others, output_of, serving, started, tree
 
 
 def event(text: str, tokens: int | None = None) -> dict[str, Any]:
@@ -121,6 +121,16 @@ async def test_an_answer_of_exactly_what_was_asked_for(client: Client, fake: Fak
     assert (asked["prompt"], asked["temperature"], asked["ignore_eos"]) == ([5, 6, 8], 0, True)
 
 
+async def test_a_first_server_reads_each_prompt_before(client: Client, fake: Fake) -> None:
+    with running(first := Fake()) as url, running(fake) as second:
+        apart = Client(second, "m", url)
+        assert (await apart.complete([5, 6, 8], 4)).tokens == 4
+        assert (await apart.complete([1] * 7, 4)).error.startswith("400")
+        await apart.close()
+    assert [(len(asked["prompt"]), asked["max_tokens"]) for asked in first.asked] == [(3, 1), (7, 1)]
+    assert [asked["max_tokens"] for asked in fake.asked] == [4]
+
+
 async def test_an_answer_that_is_short_or_refused_is_an_error(client: Client, fake: Fake) -> None:
     assert (await client.complete([1] * 7, 4)).error.startswith("400")
     fake.short = True
@@ -159,9 +169,9 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRe
 
 
 def test_a_server_is_ended_with_all_that_it_started(capfd: pytest.CaptureFixture[str]) -> None:
-    with serving(Command((sys.executable, "-c", SERVER, PORT), {"A_WORD": "x y"}), "/") as server:
+    with serving(Command((sys.executable, "-c", SERVER, PORT), {"A_WORD": "x y"}), "/") as url:
         found = [process.pid for process in tree(os.getpid())][1:]
-        assert server.url.startswith("http://127.0.0.1:")
+        assert url.startswith("http://127.0.0.1:")
         assert len(found) == 2
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in found)
     assert "+ 'A_WORD=x y' " in capfd.readouterr().err
@@ -169,24 +179,10 @@ def test_a_server_is_ended_with_all_that_it_started(capfd: pytest.CaptureFixture
 
 def test_it_is_ended_when_the_block_fails_too() -> None:
     command = Command((sys.executable, "-c", SERVER, PORT))
-    with pytest.raises(KeyboardInterrupt), serving(command, "/") as server:
+    with pytest.raises(KeyboardInterrupt), serving(command, "/") as url:
         raise KeyboardInterrupt
     with pytest.raises(httpx.ConnectError):
-        httpx.get(server.url)
-
-
-def test_a_kept_server_stands_still_between_its_turns() -> None:
-    command = Command((sys.executable, "-c", SERVER, PORT))
-    with ExitStack() as until:
-        kept = Kept(until)
-        with kept.serving(command, "/") as server:
-            assert httpx.get(server.url).status_code == 200
-        processes = [psutil.Process(process.pid) for process in tree(server.pid)]
-        assert [process.status() for process in processes] == ["stopped", "stopped"]
-        with kept.serving(command, "/") as again:
-            assert again == server
-            assert httpx.get(server.url).status_code == 200
-    assert not any(process.is_running() and process.status() != "zombie" for process in processes)
+        httpx.get(url)
 
 
 def test_what_fails_says_why() -> None:

@@ -92,6 +92,7 @@ def _facts(report: Any) -> dict[str, Any]:
         "high": plain(report.rates.high),
         "threads": report.threads,
         "peak_gops": 2 * report.peak / 1e9,
+        "attention_peak_gops": 2 * report.attention_peak / 1e9,
         "bandwidth_gb_s": report.bandwidth / 1e9,
         "weight_bytes": report.weight_bytes,
         "cpu": machine.cpu_name(),

@@ -184,6 +184,15 @@ class EngineFlags:
             rich_help_panel="Engine",
         ),
     ] = 512
+    max_num_mixed_tokens: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Of those, tokens of prompts in a step in which others decode, and wait for it.",
+            rich_help_panel="Engine",
+        ),
+    ] = 128
     max_num_seqs: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Sequences that one step computes.", rich_help_panel="Engine"),
@@ -233,6 +242,7 @@ class EngineFlags:
             page_size=self.page_size,
             kv_cache_bytes=sizes.parse_size(self.kv_cache_memory),
             max_batch_tokens=self.max_num_batched_tokens,
+            max_mixed_tokens=self.max_num_mixed_tokens,
             max_num_seqs=self.max_num_seqs,
             threads=self.threads or max(1, machine.cores() // nodes),
             watchdog_s=self.watchdog_timeout,

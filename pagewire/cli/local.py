@@ -12,7 +12,7 @@ from pagewire.messages import DECODE, PREFILL, ROUTER
 from pagewire.node_options import NodeOptions
 from router.options import RouterOptions
 
-_YIELDING = 10  # a tenth of the weight of a process that does not yield
+_YIELDING = 15  # a thirtieth of the weight of a process that does not yield
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,9 @@
 
 Rates are tokens per second of the engine's own steps, as a node takes them: scheduling, arithmetic, sampling.
 The floor is a roofline (Williams, Waterman and Patterson 2009), measured in the same run: the multiplications
-of the weights at the rate of the best matrix product that the engine uses, and the weights and the KV read
-once a step at the rate at which memory is read; whichever takes longer. Knows engines and numbers; prints
-nothing.
+of the weights at the rate of the best matrix product that the engine uses and those of attention at that of
+the best product in its dtype, or the weights and the KV read once a step at the rate at which memory is read;
+whichever takes longer. Knows engines and numbers; prints nothing.
 """
 
 from __future__ import annotations
@@ -49,11 +49,14 @@ class Spread(NamedTuple):
 
 
 class Report(NamedTuple):
-    """``peak`` multiplications per second, ``bandwidth`` bytes read per second."""
+    """``peak`` multiplications per second of weights, ``attention_peak`` of attention; ``bandwidth`` bytes
+    read per second.
+    """
 
     rates: Spread
     floor: Rates
     peak: float
+    attention_peak: float
     bandwidth: float
     weight_bytes: int
     threads: int
@@ -82,9 +85,10 @@ def measure(built: Built, say: Say = lambda _: None) -> Report:
         rounds.append(Rates(prefill, found))
     say("the floor")
     peak, bandwidth = _peak(built), _bandwidth()
+    plain = _plain_peak(built)
     weights = _weight_bytes(built)
-    floor = _floor(built, peak, bandwidth, weights)
-    return Report(_spread(rounds), floor, peak, bandwidth, weights, torch.get_num_threads())
+    floor = _floor(built, peak, plain, bandwidth, weights)
+    return Report(_spread(rounds), floor, peak, plain, bandwidth, weights, torch.get_num_threads())
 
 
 def _spread(rounds: list[Rates]) -> Spread:
@@ -157,14 +161,19 @@ def _weight_bytes(built: Built) -> int:
     return sum(_products(built)) * decoder.dtype.itemsize
 
 
-def _floor(built: Built, peak: float, bandwidth: float, weights: int) -> Rates:
+def _floor(built: Built, peak: float, plain: float, bandwidth: float, weights: int) -> Rates:
     layers, head = _products(built)
+    c = built.model
+    attention = 2 * c.layers * c.heads * c.head_dim / plain  # seconds for a token that sees one other
     steps = {}
     for batch in BATCHES:
-        kv = batch * (PROMPT + _STEPS // 2) * built.layout.token_bytes
-        seconds = max(batch * (layers + head) / peak, (weights + kv) / bandwidth)
+        context = PROMPT + _STEPS // 2
+        seconds = max(
+            batch * ((layers + head) / peak + context * attention),
+            (weights + batch * context * built.layout.token_bytes) / bandwidth,
+        )
         steps[batch] = batch / seconds
-    return Rates(peak / layers, steps)
+    return Rates(1 / (layers / peak + (PROMPT + 1) / 2 * attention), steps)
 
 
 def _best(work: Callable[[], object]) -> float:
@@ -177,19 +186,25 @@ def _best(work: Callable[[], object]) -> float:
     return best
 
 
+_ROWS, _N, _K = 96, 512, 512  # of a product whose operands stay in the second cache
+
+
 def _peak(built: Built) -> float:
-    """Multiplications per second of a product whose operands stay in the second cache."""
-    rows, n, k = 96, 512, 512
-    x, decoder = torch.randn(rows, k), built.engine.runner.decoder
-    if isinstance(decoder, PackedDecoder):
-        threads = native.Threads(torch.get_num_threads())
-        like = min(decoder.packed(), key=lambda packed: packed.bits)
-        packed = native.Packed(n, k, like.bits, like.row_bits)
-        return rows * n * k / _best(lambda: native.linear(threads, x, packed))
-    weight = torch.randn(n, k)
-    dtype, device = decoder.dtype, built.device
-    x, weight = x.to(device, dtype), weight.to(device, dtype)
-    return rows * n * k / _best(lambda: torch.mm(x, weight.T))
+    """Multiplications per second of weights."""
+    decoder = built.engine.runner.decoder
+    if not isinstance(decoder, PackedDecoder):
+        return _plain_peak(built)
+    x, threads = torch.randn(_ROWS, _K), native.Threads(torch.get_num_threads())
+    like = min(decoder.packed(), key=lambda packed: packed.bits)
+    packed = native.Packed(_N, _K, like.bits, like.row_bits)
+    return _ROWS * _N * _K / _best(lambda: native.linear(threads, x, packed))
+
+
+def _plain_peak(built: Built) -> float:
+    """The same of weights as they are, in the dtype that is computed in."""
+    dtype, device = built.engine.runner.decoder.dtype, built.device
+    x, weight = (torch.randn(n, _K).to(device, dtype) for n in (_ROWS, _N))
+    return _ROWS * _N * _K / _best(lambda: torch.mm(x, weight.T))
 
 
 def _bandwidth() -> float:

@@ -43,6 +43,7 @@ def build_engine(
     kv_cache_bytes: int = 1 << 30,
     page_size: int = 16,
     max_batch_tokens: int = 512,
+    max_mixed_tokens: int | None = None,
     max_num_seqs: int = 64,
     prefix_caching: bool = True,
     progress: Progress | None = None,
@@ -73,6 +74,7 @@ def build_engine(
         num_pages=num_pages,
         page_size=page_size,
         max_batch_tokens=max_batch_tokens,
+        max_mixed_tokens=max_mixed_tokens,
         max_num_seqs=max_num_seqs,
         prefix_caching=prefix_caching,
     )

@@ -127,13 +127,16 @@ class Scheduler:
     def schedule(self) -> Plan:
         """Decide the next step and take the pages for it. Follow with ``advance`` once it is computed.
 
-        First the running decodes, then the running prefills, then those that wait; each in order. The plan
-        has work whenever there is any, unless leases outside the scheduler hold the pages.
+        First the running decodes, then the running prefills, then those that wait; each in order. A few
+        tokens of prompts at a time beside decodes: Sarathi-Serve's stall-free batching (Agrawal et al. 2024).
+        The plan has work whenever there is any, unless leases outside the scheduler hold the pages.
         """
         plan = Plan([], [])
         self._start_arrived()
         budget = self.config.max_batch_tokens
         budget -= self._plan_running([s for s in self.running if s.remaining == 1], budget, plan)
+        if self.config.max_mixed_tokens is not None and any(work.seq.num_output for work in plan.work):
+            budget = min(budget, self.config.max_mixed_tokens)
         budget -= self._plan_running([s for s in self.running if s.remaining > 1], budget, plan)
         if not plan.preempted:
             self._plan_waiting(budget, plan)

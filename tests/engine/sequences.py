@@ -20,13 +20,19 @@ def sequence(
 
 
 def scheduler(
-    num_pages: int = 16, page_size: int = 4, budget: int = 16, seqs: int = 8, caching: bool = True
+    num_pages: int = 16,
+    page_size: int = 4,
+    budget: int = 16,
+    seqs: int = 8,
+    caching: bool = True,
+    mixed: int | None = None,
 ) -> Scheduler:
     config = EngineConfig(
         max_model_len=num_pages * page_size,
         num_pages=num_pages,
         page_size=page_size,
         max_batch_tokens=budget,
+        max_mixed_tokens=mixed,
         max_num_seqs=seqs,
         prefix_caching=caching,
     )

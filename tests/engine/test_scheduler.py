@@ -70,6 +70,17 @@ def test_a_decode_that_started_later_still_comes_before_a_prefill() -> None:
     assert seqs(engine.schedule()) == [decode, long]
 
 
+def test_beside_decodes_no_more_of_prompts_is_computed_than_they_are_to_wait_for() -> None:
+    engine = scheduler(num_pages=32, budget=16, mixed=3)
+    first, second, _ = admit(engine, 4, 30, 2)
+    assert spans(step(engine)) == [(0, 4), (0, 12)]  # nobody decodes yet
+    plan = step(engine)
+    assert seqs(plan) == [first, second]
+    assert spans(plan) == [(4, 5), (12, 15)]
+    engine.remove(first)
+    assert spans(step(engine)) == [(15, 30), (0, 1)]
+
+
 def test_prompts_start_in_order_and_nobody_overtakes() -> None:
     engine = scheduler(num_pages=8, budget=64)
     first, big, _small = admit(engine, 12, 24, 2)

@@ -53,6 +53,7 @@ class Shape:
     budget: int
     seqs: int
     caching: bool
+    mixed: int | None = None
 
 
 shapes = st.builds(
@@ -62,6 +63,7 @@ shapes = st.builds(
     budget=st.integers(1, 24),
     seqs=st.integers(1, 8),
     caching=st.booleans(),
+    mixed=st.none() | st.integers(1, 8),
 )
 
 
@@ -70,7 +72,9 @@ class World:
 
     def __init__(self, shape: Shape, seed: int) -> None:
         self.shape, self.dice = shape, random.Random(seed)
-        self.engine = scheduler(shape.num_pages, shape.page_size, shape.budget, shape.seqs, shape.caching)
+        self.engine = scheduler(
+            shape.num_pages, shape.page_size, shape.budget, shape.seqs, shape.caching, shape.mixed
+        )
         self.pool = self.engine.pool
         self.memory: dict[int, int] = {}  # slot -> digest
         self.held: list[PageLease] = []  # finished elsewhere, not yet let go, like a transfer under way
