@@ -45,9 +45,9 @@ def test_prefill_nodes_share_what_decode_nodes_leave_and_yield() -> None:
         return [(node.threads, node.niceness) for node in nodes(local)]
 
     assert parts(LOCAL) == [(3, 0), (3, 0), (3, 0)]
-    assert parts(replace(LOCAL, cores=9)) == [(9, 10), (3, 0), (3, 0)]
-    assert parts(replace(LOCAL, prefill=2, cores=12)) == [(6, 10), (6, 10), (3, 0), (3, 0)]
-    assert parts(replace(LOCAL, prefill=4, decode=1, cores=11)) == [(3, 10)] * 4 + [(3, 0)]
+    assert parts(replace(LOCAL, cores=9)) == [(9, 15), (3, 0), (3, 0)]
+    assert parts(replace(LOCAL, prefill=2, cores=12)) == [(6, 15), (6, 15), (3, 0), (3, 0)]
+    assert parts(replace(LOCAL, prefill=4, decode=1, cores=11)) == [(3, 15)] * 4 + [(3, 0)]
     assert LOCAL.specs(FOLDER)[1].env == thread_environment(3)
     assert replace(LOCAL, cores=9).specs(FOLDER)[1].env == thread_environment(9)
 

@@ -48,7 +48,7 @@ def test_colocated_from_the_start(tiny: Path) -> None:
     with Cluster(*args) as apart:
         want = completion(apart.url, **ASK)
         yields = [psutil.Process(apart.pid(name)).nice() for name in ("prefill-0", "decode-0", "router")]
-        assert yields == [10 if machine.cores_to_share(2) else 0, 0, 0]
+        assert yields == [15 if machine.cores_to_share(2) else 0, 0, 0]
     with Cluster(*args, "--prefill", "0") as together:
         assert sorted(together.nodes()) == ["decode-0"]
         got = completion(together.url, **ASK)
