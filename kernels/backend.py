@@ -1,7 +1,8 @@
 """Where an operation runs: Triton for CUDA tensors, torch for all others.
 
-Triton is imported only where it can run, on a machine with a GPU or under its interpreter
-(``TRITON_INTERPRET=1``); elsewhere ``jit`` leaves a kernel as it is written and nothing calls it.
+Triton is imported only where it is of use: on a machine with a GPU, under its interpreter
+(``TRITON_INTERPRET=1``), and where kernels are compiled for a GPU that is elsewhere (``PAGEWIRE_TRITON=1``:
+``tests/kernels/offline_gpu.py``). Else ``jit`` leaves a kernel as it is written and nothing calls it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 
 
 def _load(name: str) -> Any:
-    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+    wanted = "1" in (os.environ.get("TRITON_INTERPRET"), os.environ.get("PAGEWIRE_TRITON"))
+    if not wanted and not torch.cuda.is_available():
         return None
     try:
         return importlib.import_module(name)

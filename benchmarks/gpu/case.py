@@ -1,0 +1,75 @@
+"""What a section of the GPU benchmark measures, in the form that the harness runs.
+
+A section is a module ``benchmarks/gpu/section_<name>.py`` with ``cases(world)``. Knows numbers and callables;
+times nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a section runs. ``tiny``: shapes for the interpreter, where only correctness can be seen."""
+
+    device: torch.device
+    tiny: bool = False
+
+    def pick(self, full: int, tiny: int) -> int:
+        return tiny if self.tiny else full
+
+
+@dataclass(frozen=True)
+class Target:
+    """``ratio`` of what: the ceiling (copy bandwidth or matrix rate, whichever bounds the case) or the best
+    peer."""
+
+    of: Literal["ceiling", "peer"]
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Launch parameters worth trying for one entry of ``kernels.tuned``."""
+
+    kernel: str
+    shape: Mapping[str, int]
+    uses: Sequence[Mapping[str, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One kernel at one shape.
+
+    ``runs``: the same launch on several sets of inputs, taken in turn so that no cache answers in place of
+    the memory; together they should exceed 100 MB where ``nbytes`` are fewer. ``wrong``: the relative error
+    ``||out - ref|| / ||ref||`` of a launch into poisoned memory against a reference in float64, NaN if
+    anything was left unwritten. ``nbytes``: the fewest that must be read and written; ``flops``: the fewest
+    operations, a multiplication and an addition counting as two. ``peers``: other ways to the same result.
+    """
+
+    kernel: str
+    shape: str
+    runs: Sequence[Run]
+    wrong: Callable[[], float]
+    tolerance: float
+    nbytes: int
+    flops: int
+    rate: Literal["bf16", "fp8", "int8"] = "bf16"  # which matrix rate bounds its operations
+    peers: Mapping[str, Run] = field(default_factory=dict)
+    target: Target | None = None
+    tune: Tune | None = None
+    graph: bool = True  # timed as replays of a captured graph, so that launches cost nothing
+
+
+def relative_error(out: torch.Tensor, reference: torch.Tensor) -> float:
+    """NaN if ``out`` has one anywhere."""
+    out, reference = out.double(), reference.double()
+    return float((out - reference).norm() / reference.norm())
