@@ -59,7 +59,7 @@ class override:
 
 
 def file_name(device_name: str) -> str:
-    """Of the table for GPUs that call themselves so: "NVIDIA H100 80GB HBM3" -> "NVIDIA_H100_80GB_HBM3.json"."""
+    """Of the table for GPUs of that name: "NVIDIA H100 80GB HBM3" -> "NVIDIA_H100_80GB_HBM3.json"."""
     return "".join(c if c.isalnum() or c in "-." else "_" for c in device_name) + ".json"
 
 

@@ -1,7 +1,7 @@
 """What the files of Triton cases share.
 
-``cases_*.py`` hold Triton kernels against their references. ``test_triton`` runs them under the interpreter; on
-a machine with a GPU the same cases run compiled: ``pytest tests/kernels/cases_*.py``.
+``cases_*.py`` hold Triton kernels against their references. ``test_triton`` runs them under the interpreter;
+on a machine with a GPU the same cases run compiled: ``pytest tests/kernels/cases_*.py``.
 """
 
 from __future__ import annotations

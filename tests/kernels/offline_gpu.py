@@ -1,9 +1,9 @@
 """Compile kernels for a GPU that is not here, and read what came out.
 
-``become(capability)`` puts a driver under Triton that compiles for that GPU whatever is launched, with the very
-arguments of the launch, and launches nothing. What ptxas made of each kernel then tells registers, spills,
-shared memory and which instructions multiply. Needs ``PAGEWIRE_TRITON=1`` in the environment before any kernel
-is imported. Run as a program it compiles the ``launches()`` of case files and prints a table:
+``become(capability)`` puts a driver under Triton that compiles for that GPU whatever is launched, with the
+very arguments of the launch, and launches nothing. What ptxas made of each kernel then tells registers,
+spills, shared memory and which instructions multiply. Needs ``PAGEWIRE_TRITON=1`` in the environment before
+any kernel is imported. Run as a program it compiles the ``launches()`` of case files and prints a table:
 
     PAGEWIRE_TRITON=1 python tests/kernels/offline_gpu.py cases_norm ...
 """
@@ -32,7 +32,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 class Launch(NamedTuple):
-    """What a case file's ``launches()`` gives: a name, what launches it on CPU tensors, and what must be true."""
+    """What a case file's ``launches()`` gives: what launches kernels on CPU tensors, and what must be true."""
 
     name: str
     run: Callable[[], object]
@@ -45,7 +45,6 @@ class Compiled:
     registers: int
     spilled: int  # bytes of stack
     shared: int  # bytes
-    warps: int
     instructions: dict[str, int]  # how often each appears in the machine code
 
     def count(self, pattern: str) -> int:
@@ -70,8 +69,12 @@ class _Utils:
         return 0, 0, 0, 0, 1024
 
     def get_device_properties(self, _: int) -> dict[str, int]:
-        return {"max_shared_mem": SHARED_BYTES[self._capability], "multiprocessor_count": 132, "warpSize": 32,
-                "max_num_regs": 65536, "sm_clock_rate": 0, "mem_clock_rate": 0, "mem_bus_width": 0}  # fmt: skip
+        return {
+            "max_shared_mem": SHARED_BYTES[self._capability],
+            "multiprocessor_count": 132,
+            "warpSize": 32,
+            "max_num_regs": 65536,
+        }
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: None
@@ -140,9 +143,8 @@ def _read(kernel: str, binary: bytes, shared: int) -> Compiled:
     names: dict[str, int] = {}
     for name in re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", code, re.MULTILINE):
         names[name] = names.get(name, 0) + 1
-    warps = re.search(r"REQNTID|MAX_THREADS", code)
-    return Compiled(kernel, int(numbers["REG"]), int(numbers["STACK"]) + int(numbers["LOCAL"]), shared,
-                    0 if warps else 0, names)  # fmt: skip
+    spilled = int(numbers["STACK"]) + int(numbers["LOCAL"])
+    return Compiled(kernel, int(numbers["REG"]), spilled, shared, names)
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -162,9 +164,12 @@ def report(chosen: OfflineDriver, launches: Iterator[Launch]) -> list[str]:
         if not found:
             print(f"{launch.name:44} compiled before")
         for each in found:
-            print(f"{launch.name:44} {each.kernel:28} {each.registers:3} registers {each.spilled:5} B spilled "
-                  f"{each.shared:6} B shared  {each.warpgroup_products:4} warpgroup products "
-                  f"{each.count('LDGSTS|UTMALDG'):4} async copies", flush=True)  # fmt: skip
+            print(
+                f"{launch.name:44} {each.kernel:28} {each.registers:3} registers {each.spilled:5} B spilled"
+                f" {each.shared:6} B shared {each.warpgroup_products:4} warpgroup products"
+                f" {each.count('LDGSTS|UTMALDG'):4} async copies",
+                flush=True,
+            )
             if each.spilled:
                 wrong.append(f"{launch.name}: {each.kernel} spills {each.spilled} bytes")
             if each.shared > SHARED_BYTES[chosen.capability]:
