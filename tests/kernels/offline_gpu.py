@@ -32,7 +32,7 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
 class Launch(NamedTuple):
-    """What a case file's ``launches()`` gives: what launches kernels on CPU tensors, and what must be true."""
+    """What a case file gives in ``launches()``: a launch on CPU tensors, and what must be true of it."""
 
     name: str
     run: Callable[[], object]
