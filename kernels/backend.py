@@ -25,17 +25,22 @@ def _load(name: str) -> Any:
         return None
 
 
+interpreted = False
+"""Tests set it, with ``TRITON_INTERPRET=1``: CPU tensors take the way of CUDA tensors."""
+
 triton = _load("triton")
 tl = _load("triton.language")
 
 
-def jit(function: Callable[..., Any]) -> Any:
-    """``triton.jit`` where Triton is loaded."""
-    return function if triton is None else triton.jit(function)
+def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """``triton.jit``, with its options if any, where Triton is loaded."""
+    if triton is None:
+        return (lambda plain: plain) if function is None else function
+    return triton.jit(function, **options)
 
 
 def use_triton(x: torch.Tensor) -> bool:
-    return x.is_cuda and triton is not None
+    return triton is not None and (x.is_cuda or interpreted)
 
 
 def power_of_two(n: int) -> int:
