@@ -1,7 +1,9 @@
 """What a section of the GPU benchmark measures, in the form that the harness runs.
 
-A section is a module ``benchmarks/gpu/section_<name>.py`` with ``cases(world)``. Knows numbers and callables;
-times nothing.
+A section is a module ``benchmarks/gpu/section_<name>.py`` with ``cases(world)``, a generator of ``Case`` and
+``Reading``. Two constants of the module, both optional, are read from its text: ``WEIGHT = 2`` asks for twice
+the time of the others, ``ALONE = True`` says that it needs the whole card, so that its kernels are not
+compiled ahead beside those of other sections. Knows numbers and callables; times nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Case:
     the memory; together they should exceed 100 MB where ``nbytes`` are fewer. ``wrong``: the relative error
     ``||out - ref|| / ||ref||`` of a launch into poisoned memory against a reference in float64, NaN if
     anything was left unwritten. ``nbytes``: the fewest that must be read and written; ``flops``: the fewest
-    operations, a multiplication and an addition counting as two. ``peers``: other ways to the same result.
+    operations, a multiplication and an addition counting as two. ``peers``: other ways to the same result;
+    a sequence is taken in turn like ``runs``. Where ``runs`` are several and a peer is one, the ratio of the
+    two is taken between launches that all find their inputs in the cache.
     """
 
     kernel: str
@@ -63,10 +67,23 @@ class Case:
     nbytes: int
     flops: int
     rate: Literal["bf16", "fp8", "int8"] = "bf16"  # which matrix rate bounds its operations
-    peers: Mapping[str, Run] = field(default_factory=dict)
+    moves: Literal["copy", "h2d", "d2h"] = (
+        "copy"  # which copy bounds its bytes: on the card, or with the host
+    )
+    peers: Mapping[str, Run | Sequence[Run]] = field(default_factory=dict)
     target: Target | None = None
     tune: Tune | None = None
     graph: bool = True  # timed as replays of a captured graph, so that launches cost nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Figures that a section takes in a way of its own, such as those of several processes: by name, with the
+    unit in the name. They are printed as they are."""
+
+    kernel: str
+    shape: str
+    read: Callable[[], Mapping[str, float | int | str]]
 
 
 def relative_error(out: torch.Tensor, reference: torch.Tensor) -> float:
