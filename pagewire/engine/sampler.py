@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as Many
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,12 +25,14 @@ from torch import Tensor
 from kernels import native_library, sampling_native
 from kernels.sampling import Ints, Logits, largest, least_weight, log_of, nucleus, weights
 from kernels.sampling_native import Row, Score
+from kernels.sampling_triton import DeviceRows
 from pagewire.engine.sequence import Sequence
 from pagewire.rng import uniform
 from pagewire.sampling import SamplingParams
 
 Top = list[tuple[int, float]]  # (token id, log-probability), most likely first
 Threads = native_library.Threads
+_LOW_64, _TOP_BIT = (1 << 64) - 1, 1 << 63
 
 
 class Sampled(NamedTuple):
@@ -76,7 +78,58 @@ class SampleRow(NamedTuple):
     @property
     def plain(self) -> bool:
         """True if the answer is no more than where the largest logit is."""
-        return self.params.greedy and not self.edited and self.params.logprobs is None
+        return self.params.greedy and self.on_device
+
+    @property
+    def on_device(self) -> bool:
+        """True if its tokens can be chosen where the logits are: by ``sample_ahead``."""
+        return self.params.logprobs is None and not self.edited
+
+
+class HostRows(NamedTuple):
+    """DeviceRows before they are on the device: the same fields, arrays [N]."""
+
+    heat: NDArray[np.float32]
+    top_p: NDArray[np.float64]
+    top_k: Ints
+    least: Ints
+    seed: Ints
+    position: Ints
+    choice: Ints
+    row: Ints
+
+    @classmethod
+    def empty(cls, count: int) -> HostRows:
+        ints = (np.zeros(count, np.int64) for _ in range(6))
+        return cls(np.zeros(count, np.float32), np.zeros(count, np.float64), *ints)
+
+
+def device_rows(rows: Many[SampleRow], out: HostRows | None = None) -> HostRows:
+    """What ``sample_ahead`` is to know of ``rows``, all ``on_device``: an entry for each choice, in order.
+
+    With ``out``, which may be longer, that is filled and what is left of it made zero: a greedy token of the
+    first row of logits, for nobody. A draw is for position ``len(row.tokens)``.
+    """
+    drawn = []
+    for r, row in enumerate(rows):
+        p = row.params
+        heat = 0.0 if p.greedy else 1.0 / p.temperature
+        of_row = (heat, p.top_p, p.top_k, least_weight(p.min_p), _signed(row.seed), len(row.tokens))
+        drawn += [(*of_row, choice, r) for choice in row.choices]
+    out = HostRows.empty(len(drawn)) if out is None else out
+    fields: tuple[NDArray[Any], ...] = out
+    for field, values in zip(fields, zip(*drawn, strict=True), strict=False):
+        field[: len(drawn)] = values
+    for field in fields:
+        field[len(drawn) :] = 0
+    return out
+
+
+def sample_ahead(logits: Tensor, rows: DeviceRows, threads: Threads | None = None) -> Tensor:
+    """The tokens [N], int64, on the device of ``logits`` [R, V]: those of ``sample``, -1 from a row that is
+    not finite. On a GPU nothing waits for them; on the CPU they are there.
+    """
+    return _ahead_on_host(logits, HostRows(*(field.numpy() for field in rows)), threads)
 
 
 def sample(
@@ -127,6 +180,31 @@ def _greedy_on_device(logits: Tensor) -> list[int | None]:
     first = torch.where(logits == best, index, logits.shape[1]).amin(dim=1)
     finite = best.isfinite().flatten().tolist()
     return [i if ok else None for i, ok in zip(first.tolist(), finite, strict=True)]
+
+
+def _ahead_on_host(logits: Tensor, rows: HostRows, threads: Threads | None) -> Tensor:
+    if len(rows.row) == 0:
+        return torch.empty(0, dtype=torch.int64)
+    values: NDArray[np.float32] = logits.float().numpy()
+    each = zip(*(field.tolist() for field in rows), strict=True)
+    if native_library.available():
+        base, stride = _layout(values)
+        packed = [
+            Row(base + row * stride, heat, top_p, top_k, least, seed, position, [choice])
+            for heat, top_p, top_k, least, seed, position, choice, row in each
+        ]
+        tokens = [token for (token,) in sampling_native.sample_rows(threads, packed, values.shape[1])]
+    else:
+        tokens = [
+            _choose_one(values[row], Row(0, heat, top_p, top_k, least, seed, position, [choice]))[0]
+            for heat, top_p, top_k, least, seed, position, choice, row in each
+        ]
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+def _signed(seed: int) -> int:
+    """The seed's 64 bits as a whole number of numpy."""
+    return ((seed & _LOW_64) ^ _TOP_BIT) - _TOP_BIT
 
 
 def _take(logits: Tensor, rows: list[int]) -> Tensor:
@@ -186,7 +264,7 @@ def _choose(
 ) -> list[list[int]]:
     """The tokens of each row's choices, of row r of ``values`` or ``edited[r]``; -1 where there is none."""
     if not native_library.available():
-        return [_choose_one(edited.get(r, values[r]), row) for r, row in enumerate(rows)]
+        return [_choose_one(edited.get(r, values[r]), _pack(0, row)) for r, row in enumerate(rows)]
     base, stride = _layout(values)
     addresses = [base + r * stride for r in range(len(rows))]
     for r, x in edited.items():
@@ -202,11 +280,12 @@ def _pack(address: int, row: SampleRow) -> Row:
     return Row(address, heat, p.top_p, p.top_k, least, row.seed, len(row.tokens), row.choices)
 
 
-def _choose_one(x: Logits, row: SampleRow) -> list[int]:
+def _choose_one(x: Logits, row: Row) -> list[int]:
+    """Of logits ``x``, whatever the row says of where they are."""
     best = int(x.argmax())  # numpy promises the first of equals, and that NaN is the largest
     if not np.isfinite(x[best]):
         return [-1] * len(row.choices)
-    return [best] * len(row.choices) if row.params.greedy else _draw(x, row)
+    return _draw(x, row) if row.heat else [best] * len(row.choices)
 
 
 def _scores(values: Logits, wanted: list[tuple[int, int]], threads: Threads | None) -> list[Score]:
@@ -239,15 +318,15 @@ def _layout(x: Logits) -> tuple[int, int]:
 # --- in numpy ---
 
 
-def _draw(x: Logits, row: SampleRow) -> list[int]:
+def _draw(x: Logits, row: Row) -> list[int]:
     """One token for each choice, by inverse CDF over the kept tokens in order of their ids."""
-    ids, kept_weights = kept(x, row.params)
+    ids, kept_weights = _kept(x, row)
     cdf = np.cumsum(kept_weights)
     total = int(cdf[-1])
     tokens = []
     for choice in row.choices:
         # below total, so there is a first entry above it, and its own weight is not 0
-        mark = int(uniform(row.seed, choice, len(row.tokens)) * 2.0**53) * total >> 53
+        mark = int(uniform(row.seed, choice, row.position) * 2.0**53) * total >> 53
         i = int(np.searchsorted(cdf, mark, side="right"))
         tokens.append(i if ids is None else int(ids[i]))
     return tokens
@@ -258,14 +337,18 @@ def kept(x: Logits, params: SamplingParams) -> tuple[Ints | None, Ints]:
 
     ids None stands for the whole vocabulary.
     """
+    return _kept(x, _pack(0, SampleRow(params, 0, [0], [], 0)))
+
+
+def _kept(x: Logits, row: Row) -> tuple[Ints | None, Ints]:
     ids: Ints | None = None
-    if 0 < params.top_k < len(x):
+    if 0 < row.top_k < len(x):
         # before min_p, for speed: both drop the least likely, so their order does not matter
-        ids = largest(x, params.top_k)
+        ids = largest(x, row.top_k)
         x = x[ids]
-    w = weights(x, 1.0 / params.temperature, least_weight(params.min_p))
-    if params.top_p < 1.0:
-        keep = nucleus(w, params.top_p)
+    w = weights(x, row.heat, row.least)
+    if row.top_p < 1.0:
+        keep = nucleus(w, row.top_p)
         ids, w = (keep if ids is None else ids[keep]), w[keep]
     return ids, w
 

@@ -11,8 +11,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kernels.sampling_triton import DeviceRows
 from pagewire.engine import sampler
-from pagewire.engine.sampler import InvalidLogits, Sampled, SampleRow, sample, score_prompt
+from pagewire.engine.sampler import (
+    HostRows,
+    InvalidLogits,
+    Sampled,
+    SampleRow,
+    device_rows,
+    sample,
+    sample_ahead,
+    score_prompt,
+)
 from pagewire.engine.sequence import Sequence
 from pagewire.messages import RequestId
 from pagewire.rng import uniform
@@ -372,3 +382,47 @@ def test_a_prompt_row_scores_the_same_in_any_chunk() -> None:
 
 def test_a_broken_prompt_row_scores_minus_infinity() -> None:
     assert score_prompt(torch.tensor([[math.nan, 0.0]]), [1], 1) == ([-math.inf], [[]])
+
+
+# --- ahead: rows as arrays, tokens as a tensor ---
+
+
+def ahead(logits: torch.Tensor, rows: list[SampleRow], out: HostRows | None = None) -> list[int]:
+    fields = device_rows(rows, out)
+    found: list[int] = sample_ahead(logits, DeviceRows(*map(torch.from_numpy, fields))).tolist()
+    return found
+
+
+@given(worlds())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_ahead_gives_the_same_tokens(world: tuple[torch.Tensor, list[SampleRow], list[int]]) -> None:
+    logits, rows, _ = world
+    here = [r for r, row in enumerate(rows) if row.on_device]
+    expected = []
+    for row, result in zip(rows, sample(logits, rows), strict=True):
+        if row.on_device:
+            broken = isinstance(result, InvalidLogits)
+            expected += [-1] * len(row.choices) if broken else tokens_of(result)
+    assert ahead(logits[here], [rows[r] for r in here]) == expected
+
+
+def test_rows_on_the_device_are_those_that_need_no_more_than_logits() -> None:
+    assert row(top_p=0.5, top_k=3, min_p=0.1, choices=[0, 1]).on_device
+    assert not row(logprobs=0).on_device
+    assert not row(banned=(1,)).on_device
+    assert not row(presence_penalty=0.5).on_device
+    assert not row(logit_bias={1: 1.0}).on_device
+
+
+def test_what_is_left_of_the_arrays_is_a_greedy_row() -> None:
+    out = HostRows.empty(5)
+    for field in out:
+        field[:] = 1
+    logits = torch.tensor([[0.0, 3.0, 3.0], [9.0, 0.0, 0.0]])
+    rows = [row(**GREEDY), row(seed=(1 << 64) - 1, top_p=1e-6)]
+    assert ahead(logits, rows, out) == [1, 0, 1, 1, 1]
+    assert out.seed.tolist() == [1, -1, 0, 0, 0]
+
+
+def test_no_rows_ahead() -> None:
+    assert ahead(torch.zeros(0, 5), []) == []
