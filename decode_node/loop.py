@@ -84,7 +84,7 @@ class DecodeNode:
         out = self._engine.step(self._land, looks)
         self._reply(out, now)
         self._report(now, busy=bool(out.computed))
-        return bool(out.computed)
+        return out.worked
 
     def _report(self, now: float, *, busy: bool) -> None:
         """While steps follow each other, no more often than heartbeats can carry it."""

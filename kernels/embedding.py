@@ -34,10 +34,15 @@ def embed(table: torch.Tensor, token_ids: torch.Tensor, sampled: torch.Tensor | 
 def embed_torch(table: torch.Tensor, token_ids: torch.Tensor, sampled: torch.Tensor | None) -> torch.Tensor:
     """Reference and CPU path: reads and writes T H numbers, as the kernel does."""
     if sampled is not None and len(sampled):
-        late = sampled.index_select(0, (-1 - token_ids).clamp(0, len(sampled) - 1))
-        late = torch.where((late >= 0) & (late < table.shape[0]), late, 0)
-        token_ids = torch.where(token_ids < 0, late, token_ids)
+        token_ids = resolve(token_ids, sampled, table.shape[0])
     return table.index_select(0, token_ids)
+
+
+def resolve(token_ids: torch.Tensor, sampled: torch.Tensor, vocab: int) -> torch.Tensor:
+    """``token_ids`` [T] with each -1 - r replaced by ``sampled[r]``, or by 0 where that is no token."""
+    late = sampled.index_select(0, (-1 - token_ids).clamp(0, len(sampled) - 1))
+    late = torch.where((late >= 0) & (late < vocab), late, 0)
+    return torch.where(token_ids < 0, late, token_ids)
 
 
 @jit_rows

@@ -3,7 +3,7 @@
 ``pack``, called once when the weights are loaded, turns a float32 CPU weight into oneDNN's blocked form:
 with it one row costs about half of what it does by a plain weight, which works too. Either way ``row_tile``
 measures how rows must be padded on this processor. On a GPU this is cuBLAS, whose bits may vary with the
-number of rows.
+number of rows, unless asked for better.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from kernels.backend import use_triton
 from kernels.row_tile import ROW_TILES, smallest_row_tile
 
 MOST_PROBED = 2048  # weight rows (columns of the result) that the probe multiplies
@@ -19,10 +20,13 @@ LARGEST_TILE = ROW_TILES[-1]
 _tiles: dict[tuple[int, int, int, bool], int | None] = {}
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, invariant: bool = False
+) -> torch.Tensor:
     """``x[T, K]``, ``weight[N, K]`` plain or packed, ``bias[N]`` -> ``[T, N]``.
 
-    Reads T K + N K, writes T N numbers; the padded rows are at most 31.
+    Reads T K + N K, writes T N numbers; the padded rows are at most 31. ``invariant``: on a GPU too a row's
+    bits must not depend on the others, which takes longer (``kernels.matmul``).
     """
     assert x.dim() == weight.dim() == 2, (x.shape, weight.shape)
     assert x.shape[1] == weight.shape[1], (x.shape, weight.shape)

@@ -15,7 +15,8 @@ class EngineConfig:
     ``num_pages`` pages of ``page_size`` tokens each are all the KV memory there is. A step computes at most
     ``max_batch_tokens`` tokens for at most ``max_num_seqs`` sequences; a prompt that does not fit the budget
     is computed in chunks. Beside sequences that decode, which wait for the whole step, at most
-    ``max_mixed_tokens`` are of prompts; None: as many as fit.
+    ``max_mixed_tokens`` are of prompts; None: as many as fit. ``async_scheduling``: a step begins before the
+    tokens of the one before are seen; the tokens are the same.
     """
 
     max_model_len: int
@@ -25,3 +26,4 @@ class EngineConfig:
     max_mixed_tokens: int | None = None
     max_num_seqs: int = 64
     prefix_caching: bool = True
+    async_scheduling: bool = False

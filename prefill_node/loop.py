@@ -76,7 +76,7 @@ class PrefillNode:
         out = self._engine.step(self._stream, self._sender.layer_group)
         self._reply(out)
         self._report(now, busy=bool(out.computed))
-        return bool(out.computed)
+        return out.worked
 
     def _report(self, now: float, *, busy: bool) -> None:
         """While steps follow each other, no more often than heartbeats can carry it."""

@@ -7,14 +7,17 @@ devices and sizes; knows no role and no socket.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from pagewire.config import EngineConfig
+from pagewire.engine import gpu_memory
 from pagewire.engine.engine import Engine
 from pagewire.engine.kv_cache import KVCache, pages_for
-from pagewire.engine.runner import ModelRunner
+from pagewire.engine.packed_decoder import AnyDecoder
+from pagewire.engine.runner import ModelRunner, one_prompt
 from pagewire.engine.weights import load_model, quantization_for
 from pagewire.errors import ConfigError
 from pagewire.hub import ModelSource
@@ -22,6 +25,7 @@ from pagewire.layout import KVLayout
 from pagewire.model_config import ModelConfig, fingerprint, kv_layout, load_config
 
 Progress = Callable[[int, int], None]
+CPU_KV_BYTES = 1 << 30
 
 
 class Built(NamedTuple):
@@ -40,12 +44,16 @@ def build_engine(
     kv_cache_dtype: str = "auto",
     activation_bits: str = "auto",
     max_model_len: int | None = None,
-    kv_cache_bytes: int = 1 << 30,
+    kv_cache_bytes: int | None = None,
+    gpu_memory_utilization: float = 0.9,
     page_size: int = 16,
     max_batch_tokens: int = 512,
     max_mixed_tokens: int | None = None,
     max_num_seqs: int = 64,
     prefix_caching: bool = True,
+    async_scheduling: bool | None = None,
+    cuda_graphs: bool = True,
+    deterministic: bool = False,
     progress: Progress | None = None,
 ) -> Built:
     """Load ``source`` and give it ``kv_cache_bytes`` of KV memory. ``progress(done, total)`` counts weight
@@ -54,7 +62,10 @@ def build_engine(
     ``dtype`` "auto" is bfloat16 on a GPU and float32 on a CPU. ``quantization``: see
     ``weights.quantization_for``; ``activation_bits``: see ``PackedDecoder``. ``kv_cache_dtype``
     "auto" is bfloat16 where the weights are of 8 or 4 bits, else the dtype that is computed in.
-    ``max_model_len`` None is as far as the model's own config goes. Raises ModelError or ConfigError.
+    ``kv_cache_bytes`` None: 1 GiB on a CPU; on a GPU what ``gpu_memory_utilization`` leaves
+    (``gpu_memory``). ``max_model_len`` None is as far as the model's own config goes. ``async_scheduling``
+    None: on a GPU. ``cuda_graphs`` is for GPUs. ``deterministic``: on a GPU use only kernels whose rows do not
+    depend on the batch; those of the CPU never do. Raises ModelError or ConfigError.
     """
     model = load_config(source)
     if max_model_len is not None and max_model_len > model.context_length:
@@ -67,8 +78,22 @@ def build_engine(
     precision = quantization if quantization == "none" else f"{quantization}, rows in {activation_bits}"
     kv_dtype = _kv_dtype(kv_cache_dtype, torch_dtype, device, quantization)
     layout = kv_layout(model, kv_dtype, fingerprint(source, load_format, precision))
-    num_pages = pages_for(kv_cache_bytes, layout, page_size)
     limit = max_model_len or model.context_length
+    if kv_cache_bytes is None and device.type == "cpu":
+        kv_cache_bytes = CPU_KV_BYTES
+    if kv_cache_bytes is not None:
+        limit = min(limit, pages_for(kv_cache_bytes, layout, page_size) * page_size)
+    with gpu_memory.explained("loading the weights", device):
+        decoder = load_model(
+            source, model, torch_dtype, device, load_format, progress, limit, quantization, activation_bits,
+            deterministic=deterministic,
+        )  # fmt: skip
+    if kv_cache_bytes is None:
+        trial = partial(_largest_step, decoder, layout, page_size, min(max_batch_tokens, limit))
+        with gpu_memory.explained("trying the largest step", device):
+            memory = gpu_memory.measure(device, trial)
+        kv_cache_bytes = gpu_memory.kv_bytes(memory, gpu_memory_utilization)
+    num_pages = pages_for(kv_cache_bytes, layout, page_size)
     config = EngineConfig(
         max_model_len=min(limit, num_pages * page_size),
         num_pages=num_pages,
@@ -77,21 +102,19 @@ def build_engine(
         max_mixed_tokens=max_mixed_tokens,
         max_num_seqs=max_num_seqs,
         prefix_caching=prefix_caching,
+        async_scheduling=device.type == "cuda" if async_scheduling is None else async_scheduling,
     )
-    decoder = load_model(
-        source,
-        model,
-        torch_dtype,
-        device,
-        load_format,
-        progress,
-        config.max_model_len,
-        quantization,
-        activation_bits,
-    )
-    runner = ModelRunner(decoder, KVCache(layout, num_pages, page_size, device))
-    runner.warm_up()
+    with gpu_memory.explained("allocating the KV cache", device):
+        runner = ModelRunner(decoder, KVCache(layout, num_pages, page_size, device), max_num_seqs)
+        runner.warm_up()
     return Built(Engine(config, runner, model.eos_token_ids), model, layout, device)
+
+
+def _largest_step(decoder: AnyDecoder, layout: KVLayout, page_size: int, tokens: int) -> None:
+    """Compute one prompt of ``tokens`` tokens, with pages for just that and the logits of every 64th row."""
+    pages = -(-tokens // page_size)
+    runner = ModelRunner(decoder, KVCache(layout, pages, page_size, decoder.device))
+    runner.forward(one_prompt(tokens, page_size))
 
 
 def _kv_dtype(name: str, computed: torch.dtype, device: torch.device, quantization: str) -> str:

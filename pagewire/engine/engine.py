@@ -4,6 +4,11 @@ Knows sequences, pages and logits. Knows no role, no text, no clock and no socke
 sequence a budget of one token and takes its lease; a decode node brings one whose KV has arrived and adopts
 the tokens that were sampled elsewhere; offline generation does neither. All three call the same ``admit`` and
 ``step``.
+
+With asynchronous scheduling a step is given to the device before the tokens of the one before are looked at:
+the host schedules while the device computes, as in SGLang's overlapped loop. What is drawn and not yet seen
+is a promise in ``Sequence.tokens``. Where an answer hangs on more than a draw (penalties, log-probabilities,
+several choices) the step is looked at at once, as all are without it.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from pagewire.engine.prompt_logprobs import PromptLogprobs, PromptScorer
 from pagewire.engine.runner import ModelRunner
 from pagewire.engine.sampler import InvalidLogits, Sampled, SampleRow, sample
 from pagewire.engine.scheduler import Scheduler
-from pagewire.engine.sequence import Sequence
+from pagewire.engine.sequence import Sequence, promise
 from pagewire.errors import PromptTooLong, RequestError
 from pagewire.messages import RequestId
 from pagewire.sampling import check_vocab
@@ -59,13 +64,30 @@ class Finished(NamedTuple):
 
 @dataclass(slots=True)
 class StepOutput:
-    """What one step did. Empty if there was nothing to do."""
+    """What one step did: it began to compute ``computed``; ``tokens`` and what comes of them may be those of
+    the step before. Empty if there was nothing to do.
+    """
 
     computed: list[Computed] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
     prompt_logprobs: list[tuple[Sequence, PromptLogprobs]] = field(default_factory=list)
+
+    @property
+    def worked(self) -> bool:
+        """False if the next step will find nothing to do unless something arrives."""
+        return bool(self.computed or self.tokens or self.finished)
+
+
+Results = list[list[Sampled] | InvalidLogits]
+
+
+class Due(NamedTuple):
+    """What a step draws: for whom, each with the position of its next token, and how to come by it."""
+
+    rows: list[tuple[Sequence, int]]
+    see: Callable[[], Results]
 
 
 Watch = Callable[[StepOutput, int], None]
@@ -85,6 +107,7 @@ class Engine:
         self.preemptions = 0
         self._eos = eos_token_ids
         self._scorer = PromptScorer()
+        self._due: Due | None = None  # drawn by the step before
 
     @property
     def busy(self) -> bool:
@@ -140,35 +163,63 @@ class Engine:
     def abort(self, seq: Sequence) -> PageLease | None:
         """Forget ``seq`` in whatever state it is. The lease, if it has one, is the caller's to release."""
         self._scorer.drop(seq)
+        seq.ended = True
         return self.scheduler.remove(seq)
 
     def step(self, watch: Watch | None = None, every: int = 1) -> StepOutput:
-        """Compute one batch. ``watch`` is called before it, after ``every`` layers, and after the last."""
+        """Compute one batch. ``watch`` is called before it, after ``every`` layers, and after the last.
+
+        "Compute" is "have it computed" on a device that works beside the host: what the host asks it to do
+        with the pages from now on comes later.
+        """
         plan = self.scheduler.schedule()
         out = StepOutput(preempted=plan.preempted)
         self.preemptions += len(plan.preempted)
         out.computed = [Computed(w.seq, w.start, w.end, _pages(w.seq)) for w in plan.work]
         if watch is not None:
             watch(out, 0)
+        before, self._due = self._due, None
         if not plan.work:
+            self._see(before, out)
             return out
         self.steps += 1
         batch = build(plan.work, self.config.page_size)
         logits = self.runner.forward(batch, None if watch is None else partial(watch, out), every)
-        self.scheduler.advance(plan)
-        sampling = [work.seq for work in plan.work if work.samples]
         rows = self._scorer.take(plan.work, logits, out.prompt_logprobs)
-        for seq, sampled in zip(
-            sampling, sample(rows, [self._row(s) for s in sampling], self.runner.threads), strict=True
-        ):
+        sampling = [work.seq for work in plan.work if work.samples]
+        wanted = [SampleRow.of(seq, self._eos) for seq in sampling]
+        places = [(seq, len(seq.tokens)) for seq in sampling]
+        if self.config.async_scheduling and all(row.on_device and len(row.choices) == 1 for row in wanted):
+            due = Due(places, self.runner.draw(rows, wanted))
+            self._see(before, out)
+            self.scheduler.advance(plan)
+            self._promise(due)
+            self._due = due
+        else:
+            results = sample(rows, wanted, self.runner.threads)
+            self._see(before, out)
+            self.scheduler.advance(plan)
+            self._see(Due(places, lambda: results), out)
+        return out
+
+    def _promise(self, due: Due) -> None:
+        """The tokens that are drawn now will be computed next, whatever they are."""
+        for row, (seq, position) in enumerate(due.rows):
+            if not (seq.ended or seq.budget == 1 or position + 1 >= seq.max_len):
+                seq.tokens.append(promise(row))
+
+    def _see(self, due: Due | None, out: StepOutput) -> None:
+        """Take in what a step has drawn."""
+        if due is None:
+            return
+        for (seq, position), sampled in zip(due.rows, due.see(), strict=True):
+            if seq.ended:
+                continue
+            del seq.tokens[position:]  # what was promised
             if isinstance(sampled, InvalidLogits):
                 self._end(seq, out, [], "the model gave logits that are not numbers")
             else:
                 self._append(seq, sampled, out)
-        return out
-
-    def _row(self, seq: Sequence) -> SampleRow:
-        return SampleRow.of(seq, self._eos)
 
     def _append(self, seq: Sequence, sampled: list[Sampled], out: StepOutput) -> None:
         index = seq.num_output
@@ -186,8 +237,8 @@ class Engine:
             self._branch(seq, [(token.choice, token.sampled.token) for token in live])
 
     def _end(self, seq: Sequence, out: StepOutput, live: list[Token], error: str = "") -> None:
-        lease = self.scheduler.remove(seq)
-        assert lease is not None
+        lease = self.scheduler.remove(seq) or self.pool.lease()  # preempted before its end was seen
+        seq.ended = True
         out.finished.append(Finished(seq, lease, live, error))
 
     def _finish(self, seq: Sequence, token: int) -> tuple[str, int]:

@@ -2,23 +2,24 @@
 
 Knows weights, the order of operations and the layers of a paged KV tensor; knows no sequence, no file and
 no sampling. A row's result depends on that row and on the KV of its own sequence alone, whatever else is in
-the step: all that happens here is a ``kernels`` call, an elementwise sum or a choice of rows.
+the step: all that happens here is ``kernels`` calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from kernels.activation import silu_mul
 from kernels.attention import AttentionMeta, paged_attention
-from kernels.kv_pages import store
+from kernels.embedding import embed
 from kernels.linear import linear, pack
-from kernels.norm import rms_norm
-from kernels.rope import apply_rope
+from kernels.norm import add_rms_norm, rms_norm
+from kernels.rope_store import rope_store
 from pagewire.engine.rope_scaling import rope_table
 from pagewire.model_config import ModelConfig
 
@@ -46,10 +47,14 @@ class Decoder:
     """Weights and the forward pass: made empty, filled through ``named_weights``, then packed."""
 
     def __init__(
-        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, positions: int | None = None
-    ) -> None:
-        """Allocate without filling. ``positions``: rows of the rotary table, by default the whole context."""
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, positions: int | None = None,
+        *, deterministic: bool = False,
+    ) -> None:  # fmt: skip
+        """Allocate without filling. ``positions``: rows of the rotary table, by default the whole context.
+        ``deterministic``: on a GPU too, a row's bits must not depend on the other rows.
+        """
         self.config, self.dtype, self.device = config, dtype, device
+        self._linear = partial(linear, invariant=deterministic)
         self.embed = self._empty(config.vocab_size, config.hidden_size)
         self.layers = [self._layer(i) for i in range(config.layers)]
         self.norm = self._empty(config.hidden_size)
@@ -128,45 +133,43 @@ class Decoder:
     @torch.inference_mode()
     def forward(
         self, token_ids: Tensor, positions: Tensor, slots: Tensor, meta: AttentionMeta, kv: Tensor,
-        stored: Callable[[int], None] | None = None, every: int = 1,
+        stored: Callable[[int], None] | None = None, every: int = 1, sampled: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Hidden states [T, H] of T tokens; stores their K and V in ``kv`` [L, 2, pages, page_size, Hkv, D].
 
-        token_ids, positions, slots: int64 [T]. ``meta`` says which rows are one sequence and where its
-        pages are. ``stored`` is told, after ``every`` layers and the last, of how many they are in ``kv``.
+        token_ids, positions, slots: int64 [T]; a negative id -1 - r is ``sampled[r]``, a slot of -1 stores
+        nothing. ``meta`` says which rows are one sequence and where its pages are. ``stored`` is told, after
+        ``every`` layers and the last, of how many they are in ``kv``.
         """
-        hidden = self.embed.index_select(0, token_ids)
-        cos, sin = self.cos.index_select(0, positions), self.sin.index_select(0, positions)
+        eps = self.config.rms_norm_eps
+        norms = [*(layer.attn_norm for layer in self.layers), self.norm]
+        hidden = embed(self.embed, token_ids, sampled)
+        normed = rms_norm(hidden, norms[0], eps)
         for number, (layer, kv_layer) in enumerate(zip(self.layers, kv, strict=True), start=1):
-            hidden = hidden + self._attention(layer, hidden, cos, sin, slots, meta, kv_layer)
-            hidden = hidden + self._mlp(layer, hidden)
+            mixed = self._attention(layer, normed, positions, slots, meta, kv_layer)
+            normed, hidden = add_rms_norm(mixed, hidden, layer.mlp_norm, eps)
+            normed, hidden = add_rms_norm(self._mlp(layer, normed), hidden, norms[number], eps)
             if stored is not None and (number % every == 0 or number == len(self.layers)):
                 stored(number)
-        return rms_norm(hidden, self.norm, self.config.rms_norm_eps)
+        return normed
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [R, H] -> float32 [R, vocab_size]."""
-        return linear(hidden, self.lm_head, None).float()
+        return self._linear(hidden, self.lm_head, None).float()
 
     def _attention(
-        self, layer: Layer, hidden: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, meta: AttentionMeta,
+        self, layer: Layer, normed: Tensor, positions: Tensor, slots: Tensor, meta: AttentionMeta,
         kv_layer: Tensor,
     ) -> Tensor:  # fmt: skip
         c = self.config
-        qkv = linear(rms_norm(hidden, layer.attn_norm, c.rms_norm_eps), layer.qkv, layer.qkv_bias)
-        heads = qkv.view(-1, c.heads + 2 * c.kv_heads, c.head_dim)
-        q, k, v = torch.split(
-            heads, [c.heads, c.kv_heads, c.kv_heads], dim=1
-        )  # [T, heads, D], [T, kv_heads, D] x 2
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = rms_norm(q, layer.q_norm, c.rms_norm_eps), rms_norm(k, layer.k_norm, c.rms_norm_eps)
-        q, k = apply_rope(q, k, cos, sin)
-        store(k.to(kv_layer.dtype), v.to(kv_layer.dtype), kv_layer, slots)
+        q = rope_store(
+            self._linear(normed, layer.qkv, layer.qkv_bias), (c.heads, c.kv_heads), layer.q_norm, layer.k_norm,
+            c.rms_norm_eps, self.cos, self.sin, positions, kv_layer, slots,
+        )  # fmt: skip
         mixed = paged_attention(q, kv_layer, meta, c.head_dim**-0.5, layer.window)
-        return linear(mixed.flatten(1), layer.out, layer.out_bias)
+        return self._linear(mixed.flatten(1), layer.out, layer.out_bias)
 
-    def _mlp(self, layer: Layer, hidden: Tensor) -> Tensor:
-        normed = rms_norm(hidden, layer.mlp_norm, self.config.rms_norm_eps)
-        inner = silu_mul(linear(normed, layer.gate_up, layer.gate_up_bias))
-        return linear(inner, layer.down, layer.down_bias)
+    def _mlp(self, layer: Layer, normed: Tensor) -> Tensor:
+        inner = silu_mul(self._linear(normed, layer.gate_up, layer.gate_up_bias))
+        return self._linear(inner, layer.down, layer.down_bias)

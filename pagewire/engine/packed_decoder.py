@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernels import native_library as native
 from kernels.attention import AttentionMeta
+from kernels.embedding import resolve
 from pagewire.engine.model import Decoder
 from pagewire.engine.rope_scaling import rope_table
 from pagewire.errors import ConfigError
@@ -105,9 +106,11 @@ class PackedDecoder:
 
     def forward(
         self, token_ids: Tensor, positions: Tensor, slots: Tensor, meta: AttentionMeta, kv: Tensor,
-        stored: Callable[[int], None] | None = None, every: int = 1,
+        stored: Callable[[int], None] | None = None, every: int = 1, sampled: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """As ``Decoder.forward``, but for the last norm, which is left to ``logits``."""
+        if sampled is not None:
+            token_ids = resolve(token_ids, sampled, self.config.vocab_size)
         if self._embed is None:
             hidden = self._head.rows(token_ids)
         else:

@@ -1,6 +1,6 @@
-"""One step on the device: the arrays of a Batch in, logits out.
+"""One step on the device: the arrays of a Batch in, logits or drawn tokens out.
 
-Knows the model and its KV memory; knows no sequence, no page ownership and no sampling.
+Knows the model and its KV memory; knows no sequence, no page ownership and no sampling parameter.
 """
 
 from __future__ import annotations
@@ -15,15 +15,21 @@ from torch import Tensor
 from kernels.attention import AttentionMeta
 from kernels.native_library import Threads
 from pagewire.engine.batch import Batch
+from pagewire.engine.drawing import Drawing
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.packed_decoder import AnyDecoder, PackedDecoder
+from pagewire.engine.sampler import InvalidLogits, Sampled, SampleRow
+from pagewire.engine.upload import Upload
 
 
 class ModelRunner:
-    def __init__(self, decoder: AnyDecoder, cache: KVCache) -> None:
+    def __init__(self, decoder: AnyDecoder, cache: KVCache, most_rows: int = 1) -> None:
+        """``most_rows``: of which tokens can be drawn at once."""
         assert decoder.device.type == cache.pages.device.type
         assert cache.pages.shape[0] == decoder.config.layers
         self.decoder, self.cache = decoder, cache
+        self._upload = Upload(decoder.device)
+        self._drawing = Drawing(decoder.device, most_rows)
 
     @property
     def vocab_size(self) -> int:
@@ -38,31 +44,39 @@ class ModelRunner:
     def forward(self, batch: Batch, stored: Callable[[int], None] | None = None, every: int = 1) -> Tensor:
         """Compute the batch and store its KV; float32 logits [R, vocab_size] of ``batch.logit_rows``.
 
-        ``stored`` is told, after ``every`` layers and after the last, in how many the batch's KV is.
+        A negative token id -1 - r is the token that row r of the last ``draw`` chose. ``stored`` is told,
+        after ``every`` layers and after the last, in how many the batch's KV is.
         """
-        meta = AttentionMeta.plan(
-            batch.query_starts.tolist(),
-            batch.context_lens.tolist(),
-            self._tensor(batch.page_tables),
-            self.cache.page_size,
+        token_ids, positions, slots, tables, rows = self._upload(
+            batch.token_ids, batch.positions, batch.slots, batch.page_tables, batch.logit_rows
         )
-        token_ids, positions, slots = map(self._tensor, (batch.token_ids, batch.positions, batch.slots))
-        hidden = self.decoder.forward(token_ids, positions, slots, meta, self.cache.pages, stored, every)
+        meta = AttentionMeta.plan(
+            batch.query_starts.tolist(), batch.context_lens.tolist(), tables, self.cache.page_size
+        )
+        hidden = self.decoder.forward(
+            token_ids, positions, slots, meta, self.cache.pages, stored, every, self._drawing.tokens
+        )
         if len(batch.logit_rows) != len(hidden):
-            hidden = hidden.index_select(0, self._tensor(batch.logit_rows))
+            hidden = hidden.index_select(0, rows)
         return self.decoder.logits(hidden)
+
+    @torch.inference_mode()
+    def draw(
+        self, logits: Tensor, rows: list[SampleRow]
+    ) -> Callable[[], list[list[Sampled] | InvalidLogits]]:
+        """Choose the next token of each row, all ``on_device``; call what is returned to wait and see them."""
+        return self._drawing.draw(logits, rows)
 
     def warm_up(self) -> None:
         """Compute a few rows at slots that nobody has yet: the first request finds all prepared."""
         for rows in (1, min(8, self.cache.num_pages * self.cache.page_size)):
-            positions = np.arange(rows, dtype=np.int64)
-            pages = np.arange(-(-rows // self.cache.page_size), dtype=np.int64)
-            last = positions[-1:]
-            self.forward(
-                Batch(
-                    last.repeat(rows), positions, positions, np.array([0, rows]), last + 1, pages[None], last
-                )
-            )
+            self.forward(one_prompt(rows, self.cache.page_size))
 
-    def _tensor(self, array: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(array).to(self.decoder.device)
+
+def one_prompt(tokens: int, page_size: int) -> Batch:
+    """A step that reads one prompt into the first pages, and asks for its last row."""
+    positions = np.arange(tokens, dtype=np.int64)
+    pages = np.arange(-(-tokens // page_size), dtype=np.int64)
+    last = positions[-1:]
+    starts: NDArray[np.int64] = np.array([0, tokens])
+    return Batch(last.repeat(tokens) % 2, positions, positions, starts, last + 1, pages[None], last)

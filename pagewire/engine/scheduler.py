@@ -129,7 +129,8 @@ class Scheduler:
 
         First the running decodes, then the running prefills, then those that wait; each in order. A few
         tokens of prompts at a time beside decodes: Sarathi-Serve's stall-free batching (Agrawal et al. 2024).
-        The plan has work whenever there is any, unless leases outside the scheduler hold the pages.
+        The plan has work whenever there is any, unless leases outside the scheduler hold the pages, or
+        sequences whose last token is drawn but not seen yet.
         """
         plan = Plan([], [])
         self._start_arrived()
@@ -145,6 +146,8 @@ class Scheduler:
     def advance(self, plan: Plan) -> None:
         """The plan's tokens are computed: count them and publish the pages that became full."""
         for seq, start, end in plan.work:
+            if seq.ended:  # by a token that was seen only after the plan was made
+                continue
             assert seq.num_computed == start
             seq.num_computed = end
             self.cache.publish(seq)
@@ -191,13 +194,15 @@ class Scheduler:
         return True
 
     def _victim(self, seq: Sequence, planned: set[Sequence]) -> Sequence | None:
-        """Who gives up its pages for ``seq``: the last to come, but nobody earlier or already planned."""
+        """Who gives up its pages for ``seq``: the last to come, but nobody earlier, already planned, or with
+        nothing left to compute: its end is near.
+        """
         if self.arrived:
             return self.arrived[-1]
         for other in reversed(self.running):
             if other is seq:
                 return None
-            if other not in planned:
+            if other not in planned and other.remaining:
                 return other
         raise AssertionError("seq is not running")
 

@@ -1,7 +1,8 @@
 """A running request as the engine sees it: token ids, a lease on pages, and how much of its KV is present.
 
 Knows no text, no role and no tensor. Prefix hit, chunked prefill, preemption, a handoff that arrived and a
-migration are all the same thing here: a value of ``num_computed``.
+migration are all the same thing here: a value of ``num_computed``. A token that the device has drawn and the
+host has not seen yet stands in ``tokens`` as a promise, a negative number.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Sequence:
     prefix_hit: int = 0  # of those, how many were found in the prefix cache when it was first scheduled
     page_hashes: list[bytes] = field(default_factory=list)  # hash chain over the full pages hashed so far
     preemptions: int = 0
+    ended: bool = False  # finished or aborted: what is still drawn for it is nobody's
 
     @property
     def num_output(self) -> int:
@@ -45,6 +47,11 @@ class Sequence:
     def remaining(self) -> int:
         """Tokens to compute before the next one can be sampled."""
         return len(self.tokens) - self.num_computed
+
+
+def promise(row: int) -> int:
+    """In place of a token: the one that the step before draws in its ``row``."""
+    return -1 - row
 
 
 def sequence_of(request: PrefillRequest, max_model_len: int, budget: int | None = None) -> Sequence:

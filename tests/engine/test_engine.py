@@ -22,7 +22,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def engine(
-    folder: Path, *, pages: int = 256, page_size: int = 16, budget: int = 512, seqs: int = 64
+    folder: Path,
+    *,
+    pages: int = 256,
+    page_size: int = 16,
+    budget: int = 512,
+    seqs: int = 64,
+    ahead: bool = False,
 ) -> Engine:
     layout_bytes = 3 * 2 * 2 * 16 * 4
     return build_engine(
@@ -32,6 +38,7 @@ def engine(
         kv_cache_bytes=pages * page_size * layout_bytes,
         max_batch_tokens=budget,
         max_num_seqs=seqs,
+        async_scheduling=ahead,
     ).engine
 
 
@@ -59,7 +66,7 @@ def run(engine: Engine, work: list[tuple[str, list[int], SamplingParams]]) -> An
         engine.admit(sequence(tokens, params, name))
     while engine.busy:
         out = engine.step()
-        assert out.computed
+        assert out.worked
         for token in out.tokens:
             so_far, _ = answers.get((token.seq.request, token.choice), ([], ""))
             assert len(so_far) == token.index

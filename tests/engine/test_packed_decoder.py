@@ -47,7 +47,9 @@ def float32_with(
 ) -> torch.Tensor:
     """Logits of the float32 decoder, had it other weights."""
 
-    def other_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def other_linear(
+        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, invariant: bool
+    ) -> torch.Tensor:
         return torch.nn.functional.linear(x, weight_of(weight), bias)
 
     with monkeypatch.context() as patch:

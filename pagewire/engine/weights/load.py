@@ -59,13 +59,15 @@ def load_model(
     positions: int | None = None,
     quantization: str = "none",
     activation_bits: str = "auto",
+    *,
+    deterministic: bool = False,
 ) -> AnyDecoder:
     """Build the model and fill its weights, converted to ``dtype``.
 
     ``load_format`` "dummy" makes weights up, and needs no ``source``. ``progress(done, total)`` is called
     with bytes of the model in memory. ``positions``: length of the rotary table, by default the model's
     context length. ``quantization`` is what ``quantization_for`` says, ``activation_bits`` what
-    ``PackedDecoder`` says. Packed weights come from an earlier start's file where there is one (``cache``).
+    ``PackedDecoder`` says, ``deterministic`` what ``Decoder`` does. Packed weights come from an earlier start's file where there is one (``cache``).
     Raises ConfigError, and ModelError naming the tensor that is missing, unexpected or of another shape.
     """
     if activation_bits not in ACTIVATION_BITS:
@@ -76,7 +78,7 @@ def load_model(
         raise ConfigError("a model without files can only have dummy weights")
     files = None if load_format == "dummy" else source
     if quantization == "none":
-        decoder = Decoder(config, dtype, torch.device(device), positions)
+        decoder = Decoder(config, dtype, torch.device(device), positions, deterministic=deterministic)
         fill(decoder.named_weights(), _tensors(files, config, decoder, keep=False), progress)
         decoder.pack()
         return decoder
