@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from kernels.backend import use_triton
 from kernels.row_tile import ROW_TILES, smallest_row_tile
 
 MOST_PROBED = 2048  # weight rows (columns of the result) that the probe multiplies

@@ -64,8 +64,8 @@ def build_engine(
     "auto" is bfloat16 where the weights are of 8 or 4 bits, else the dtype that is computed in.
     ``kv_cache_bytes`` None: 1 GiB on a CPU; on a GPU what ``gpu_memory_utilization`` leaves
     (``gpu_memory``). ``max_model_len`` None is as far as the model's own config goes. ``async_scheduling``
-    None: on a GPU. ``cuda_graphs`` is for GPUs. ``deterministic``: on a GPU use only kernels whose rows do not
-    depend on the batch; those of the CPU never do. Raises ModelError or ConfigError.
+    None: on a GPU. ``cuda_graphs`` is for GPUs. ``deterministic``: on a GPU use only kernels whose rows do
+    not depend on the batch; those of the CPU never do. Raises ModelError or ConfigError.
     """
     model = load_config(source)
     if max_model_len is not None and max_model_len > model.context_length:

@@ -1,7 +1,8 @@
 """Tokens that the device draws while the host does something else.
 
-What the last draw chose stays on the device, where the next step reads it (``embed``), and travels to the host
-beside the work that follows. Knows rows of logits and what is asked of them; knows no sequence and no batch.
+What the last draw chose stays on the device, where the next step reads it (``embed``), and travels to the
+host beside the work that follows. Knows rows of logits and what is asked of them; knows no sequence and no
+batch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Drawing:
     def __init__(self, device: torch.device, most_rows: int) -> None:
         """``most_rows``: of one draw."""
         self.tokens = torch.zeros(most_rows, dtype=torch.int64, device=device)
-        """[most_rows] what the last draw chose, row by row; -1 for one that was not finite. It never moves."""
+        """[most_rows] what the last draw chose, row by row; -1: not finite. This memory never moves."""
         self._upload = Upload(device)
 
     def draw(self, logits: Tensor, rows: list[SampleRow]) -> See:

@@ -40,8 +40,8 @@ def kv_bytes(memory: Memory, utilization: float) -> int:
         raise ConfigError(
             f"no GPU memory is left for the KV cache: of {_gib(memory.total)} this node may use {_gib(share)}"
             f" (--gpu-memory-utilization), {_gib(memory.free)} are free, and it needs"
-            f" {_gib(memory.weights)} for weights, {_gib(memory.step)} for a step and {_gib(RESERVE)} in reserve; use a smaller model,"
-            " fewer --max-num-batched-tokens, or a larger share"
+            f" {_gib(memory.weights)} for weights, {_gib(memory.step)} for a step and {_gib(RESERVE)} spare;"
+            " use a smaller model, fewer --max-num-batched-tokens, or a larger share"
         )
     return left
 

@@ -164,8 +164,8 @@ class Decoder:
     ) -> Tensor:  # fmt: skip
         c = self.config
         q = rope_store(
-            self._linear(normed, layer.qkv, layer.qkv_bias), (c.heads, c.kv_heads), layer.q_norm, layer.k_norm,
-            c.rms_norm_eps, self.cos, self.sin, positions, kv_layer, slots,
+            self._linear(normed, layer.qkv, layer.qkv_bias), (c.heads, c.kv_heads),
+            layer.q_norm, layer.k_norm, c.rms_norm_eps, self.cos, self.sin, positions, kv_layer, slots,
         )  # fmt: skip
         mixed = paged_attention(q, kv_layer, meta, c.head_dim**-0.5, layer.window)
         return self._linear(mixed.flatten(1), layer.out, layer.out_bias)

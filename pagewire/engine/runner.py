@@ -64,7 +64,7 @@ class ModelRunner:
     def draw(
         self, logits: Tensor, rows: list[SampleRow]
     ) -> Callable[[], list[list[Sampled] | InvalidLogits]]:
-        """Choose the next token of each row, all ``on_device``; call what is returned to wait and see them."""
+        """Choose the next token of each row, all ``on_device``; the call that is returned waits for them."""
         return self._drawing.draw(logits, rows)
 
     def warm_up(self) -> None:

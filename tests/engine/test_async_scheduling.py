@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stopping(max_tokens: int = 40, every: int = 8) -> Work:
-    """Requests that mostly end by a token that nobody foresees: one of the vocabulary in ``every`` stops them."""
+    """Requests that mostly end by a token that nobody foresees: one in ``every`` of the vocabulary."""
     work: Work = []
     for i in range(20):
         tokens = [int(uniform(3, i, j) * 90) + 3 for j in range(1 + int(uniform(2, 0, i) * 60))]

@@ -67,7 +67,8 @@ def load_model(
     ``load_format`` "dummy" makes weights up, and needs no ``source``. ``progress(done, total)`` is called
     with bytes of the model in memory. ``positions``: length of the rotary table, by default the model's
     context length. ``quantization`` is what ``quantization_for`` says, ``activation_bits`` what
-    ``PackedDecoder`` says, ``deterministic`` what ``Decoder`` does. Packed weights come from an earlier start's file where there is one (``cache``).
+    ``PackedDecoder`` says, ``deterministic`` what ``Decoder`` does. Packed weights come from an earlier
+    start's file where there is one (``cache``).
     Raises ConfigError, and ModelError naming the tensor that is missing, unexpected or of another shape.
     """
     if activation_bits not in ACTIVATION_BITS:
