@@ -8,30 +8,59 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 Plan = TypeVar("Plan")
 
 
+class KVScales(NamedTuple):
+    """What the numbers of quantised pages are multiplied by.
+
+    ``[2 (K, V), Hkv]`` or, for each token and head its own, ``[2, pages, page_size, Hkv]``; float32,
+    contiguous, on the device of the pages.
+    """
+
+    values: torch.Tensor
+
+    @property
+    def per_token(self) -> bool:
+        return self.values.dim() == 4
+
+
+class OnDevice(NamedTuple):
+    """Of a captured step: what the host does not know, and the bound that it does know."""
+
+    context_lens: torch.Tensor  # [B] int32; 0: a row that stands for none
+    most_tokens: int  # sum of context_lens at most
+
+
 @dataclass(slots=True)
 class AttentionMeta:
-    """One step's sequences: made once by ``plan``, read by every layer.
+    """One step's sequences: made once by ``plan`` or ``captured``, read by every layer.
 
     Sequence s owns rows [query_starts[s], query_starts[s + 1]) of q, its newest: with n rows and context c,
-    row i of them sits at position c - n + i.
+    row i of them sits at position c - n + i. In a ``deterministic`` step on a GPU a row's bits do not depend
+    on whether it came alone or in a chunk: single rows are chunks of one, and no other library takes a part.
     """
 
     query_starts: list[int]  # [S + 1]
-    context_lens: list[int]  # [S] tokens whose KV is stored, those of this step too
-    page_tables: torch.Tensor  # [S, P] int64; entries past a context are never read
+    context_lens: list[int]  # [S] tokens whose KV is stored, those of this step too; of a captured step none
+    page_tables: torch.Tensor  # [S, P] int64 (captured: int32); entries past a context are never read
     page_size: int
+    deterministic: bool = False
+    device: OnDevice | None = None  # of a captured step alone
     _plans: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
     def plan(
-        cls, query_starts: list[int], context_lens: list[int], page_tables: torch.Tensor, page_size: int
+        cls,
+        query_starts: list[int],
+        context_lens: list[int],
+        page_tables: torch.Tensor,
+        page_size: int,
+        deterministic: bool = False,
     ) -> AttentionMeta:
         rows = [stop - start for start, stop in pairwise(query_starts)]
         assert len(rows) == len(context_lens) == page_tables.shape[0], (query_starts, context_lens)
@@ -40,7 +69,29 @@ class AttentionMeta:
             context_lens,
             page_tables.shape,
         )
-        return cls(query_starts, context_lens, page_tables, page_size)
+        return cls(query_starts, context_lens, page_tables, page_size, deterministic)
+
+    @classmethod
+    def captured(
+        cls,
+        context_lens: torch.Tensor,
+        page_tables: torch.Tensor,
+        page_size: int,
+        most_tokens: int,
+        deterministic: bool = False,
+    ) -> AttentionMeta:
+        """B single rows whose ``context_lens[B]`` and ``page_tables[B, P]``, int32, are on the device.
+
+        What is launched depends on the shapes and on ``most_tokens`` alone, so it may be captured in a graph
+        and replayed with other contexts in the same tensors, as long as their sum is at most ``most_tokens``.
+        The first layer of each kind launches what plans the work for all of its kind: make a new one each
+        time that the step is run or captured, within the capture. A context of 0 gives a row of zeros.
+        """
+        rows = context_lens.shape[0]
+        assert context_lens.dtype == page_tables.dtype == torch.int32, (context_lens.dtype, page_tables.dtype)
+        assert page_tables.shape[0] == rows, (context_lens.shape, page_tables.shape)
+        device = OnDevice(context_lens, most_tokens)
+        return cls([*range(rows + 1)], [], page_tables, page_size, deterministic, device)
 
     def once(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
         """What ``make`` gave for this key earlier in the step, or gives now, for all layers of the key."""
@@ -48,3 +99,10 @@ class AttentionMeta:
             self._plans[key] = make()
         plan: Plan = self._plans[key]
         return plan
+
+    def on_host(self) -> tuple[torch.Tensor, AttentionMeta]:
+        """Of a captured step: the rows that have a context, [R] int64, and a plan of them alone."""
+        assert self.device is not None
+        rows = self.device.context_lens.nonzero().flatten()
+        contexts, tables = self.device.context_lens[rows].tolist(), self.page_tables[rows].long()
+        return rows, AttentionMeta.plan([*range(len(contexts) + 1)], contexts, tables, self.page_size)

@@ -14,7 +14,7 @@ from kernels import attention_triton
 from kernels.attention import paged_attention_reference
 
 # The interpreter multiplies by numpy, whose rows depend on their place in a tile: there cut at its end.
-CUT = 43 if DEVICE == "cuda" else 2 * (attention_triton.BLOCK_M // 3)
+CUT = 43 if DEVICE == "cuda" else 2 * (64 // 3)
 
 ATTENTION = [  # Hq, Hkv, D, page size, window
     (9, 3, 64, 16, None),

@@ -1,0 +1,341 @@
+"""Decode attention: one row of each sequence over its paged KV, split at fixed positions (flash-decoding, Dao
+et al. 2023).
+
+A row's keys are cut every SPLIT tokens, whatever the batch; (row, split) pairs that hold a key to see are the
+items of the step. A small kernel lists them on the device, once for all layers; a fixed number of programs
+takes them in turn, and a second kernel folds a row's parts. So nothing on the host depends on the contexts,
+the launches may be captured in a graph, and a row's bits depend neither on its neighbours nor on the number
+of programs.
+
+Reads 2 c Hkv D numbers of KV for a context c, and writes and reads Hq D + 2 Hq floats an item where a row has
+more than one. Knows rows and pages; knows no model.
+"""
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from kernels import tuned
+from kernels.attention_keys import HEAD_SCALES, LOG2_E, NO_SCALES, TOKEN_SCALES, fold_block
+from kernels.attention_meta import KVScales
+from kernels.backend import jit, power_of_two, tl
+
+JOINED = 16  # parts of a row folded at once
+DEFAULT = {"SPLIT": 512, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3, "programs": 4}  # programs: an SM
+"""SPLIT and BLOCK_N order a row's sums, so they may depend on the model but not on the step.
+
+Where they come from: a (block, KV head) of 64 keys of 128 bf16 is 32 KiB of K and V. Three stages of them are
+96 KiB of shared memory, two blocks on an SM and four of their loads in flight: 128 KiB, where 3.35 TB/s at a
+microsecond of latency needs 25 KiB. A split of 512 keys is eight blocks, and its parts are 1/64 of its KV.
+"""
+
+
+class DecodePlan(NamedTuple):
+    """The step's items on the device, and the memory that each layer in turn puts its parts in."""
+
+    context_lens: torch.Tensor  # [B] int32; 0: no row
+    page_tables: torch.Tensor  # [B, P] int32
+    rows: torch.Tensor  # [B] int32 row of q and out
+    starts: torch.Tensor  # [B + 1] int32 first item of each row; the last: how many there are
+    owners: torch.Tensor  # [most_items] int32 row in 0..B of each item
+    parts: torch.Tensor  # [most_items, Hq, D] float32
+    sums: torch.Tensor  # [most_items, Hq, 2] float32: maximum, weight
+    page_size: int
+    window: int | None
+    use: tuned.Use
+
+
+def use_of(heads_per_kv: int, dim: int, kv_dtype: torch.dtype, device: torch.device) -> tuned.Use:
+    """How rows of such heads are launched: the same for every step of a model."""
+    shape = {"dim": dim, "group": heads_per_kv, "bytes": kv_dtype.itemsize}
+    return tuned.config("attention_decode", shape, DEFAULT, device)
+
+
+def items_of(context_lens: Iterable[int], window: int | None, split: int) -> int:
+    """How many items ``plan_decode`` will find."""
+    return sum(-(-c // split) - (0 if window is None else max(0, c - window) // split) for c in context_lens)
+
+
+def most_items(batch: int, most_tokens: int, window: int | None, split: int) -> int:
+    """The most that ``batch`` contexts of ``most_tokens`` tokens in all can have."""
+    most = batch + most_tokens // split
+    return most if window is None else min(most, batch * (window // split + 2))
+
+
+def plan_decode(
+    context_lens: torch.Tensor,
+    page_tables: torch.Tensor,
+    page_size: int,
+    most_items: int,
+    *,
+    heads: int,
+    dim: int,
+    use: tuned.Use,
+    window: int | None = None,
+    rows: torch.Tensor | None = None,
+) -> DecodePlan:
+    """Launch what lists the items of ``context_lens[B]`` int32 over ``page_tables[B, P]`` int32.
+
+    May be captured: it reads neither on the host. ``rows[B]`` int32 are the rows of q, by default 0..B-1.
+    There must be at most ``most_items``, which the caller knows of its contexts; ones beyond are left out.
+    """
+    batch, device = context_lens.shape[0], context_lens.device
+    assert context_lens.dtype == page_tables.dtype == torch.int32, (context_lens.dtype, page_tables.dtype)
+    assert page_tables.shape[0] == batch > 0, (context_lens.shape, page_tables.shape)
+    assert page_tables.stride(1) == 1, page_tables.stride()
+    assert use["SPLIT"] % use["BLOCK_N"] == 0, use
+    if rows is None:
+        rows = torch.arange(batch, dtype=torch.int32, device=device)
+    starts = torch.empty(batch + 1, dtype=torch.int32, device=device)
+    owners = torch.empty(most_items, dtype=torch.int32, device=device)
+    _plan_kernel[(batch + 1,)](
+        context_lens,
+        starts,
+        owners,
+        batch,
+        most_items,
+        WINDOW=window or 0,
+        SPLIT=use["SPLIT"],
+        BLOCK_B=power_of_two(batch),
+        num_warps=4,
+    )
+    parts = torch.empty(most_items, heads, dim, dtype=torch.float32, device=device)
+    sums = torch.empty(most_items, heads, 2, dtype=torch.float32, device=device)
+    return DecodePlan(
+        context_lens, page_tables, rows, starts, owners, parts, sums, page_size, window, dict(use)
+    )
+
+
+@jit(do_not_specialize=["batch", "most_items"])
+def _plan_kernel(
+    context_lens,
+    starts,
+    owners,
+    batch,
+    most_items,
+    WINDOW: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    """Program r adds up the items of the rows before r, and writes r to its own; program B writes the sum."""
+    mine, row = tl.program_id(0), tl.arange(0, BLOCK_B)
+    context = tl.load(context_lens + row, mask=row < batch, other=0)
+    count = (context + SPLIT - 1) // SPLIT
+    if WINDOW > 0:
+        count -= tl.maximum(context - WINDOW, 0) // SPLIT
+    start = tl.sum(tl.where(row < mine, count, 0), axis=0)
+    own = tl.sum(tl.where(row == mine, count, 0), axis=0)
+    tl.store(starts + mine, tl.minimum(start, most_items))
+    i = tl.arange(0, 128)
+    for first in range(0, own, 128):
+        item = start + first + i
+        tl.store(
+            owners + item, tl.zeros([128], tl.int32) + mine, mask=(item < start + own) & (item < most_items)
+        )
+
+
+@jit(do_not_specialize=["batch", "table_stride"])
+def _decode_kernel(
+    q,
+    keys,
+    values,
+    key_scales,
+    value_scales,
+    out,
+    parts,
+    sums,
+    context_lens,
+    page_tables,
+    rows,
+    starts,
+    owners,
+    scale,
+    batch,
+    q_row_stride,
+    q_head_stride,
+    out_row_stride,
+    table_stride,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    PAGE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SCALES: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Every program takes its turn at the (item, KV head) pairs, the heads of an item side by side.
+
+    A row's only item goes to ``out``, others unnormalised to parts[item, Hq, D], their maximum and weight to
+    sums.
+    """
+    m, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    used = (m < GROUP)[:, None] & (d < D)[None, :]
+    for unit in range(tl.program_id(0), tl.load(starts + batch) * KV_HEADS, tl.num_programs(0)):
+        item, kv_head = unit // KV_HEADS, unit % KV_HEADS
+        owner = tl.load(owners + item)
+        row, context = tl.load(rows + owner).to(tl.int64), tl.load(context_lens + owner)
+        start, stop = tl.load(starts + owner), tl.load(starts + owner + 1)
+        split = item - start
+        if WINDOW > 0:
+            split += tl.maximum(context - WINDOW, 0) // SPLIT
+        first, last = split * SPLIT, tl.minimum(split * SPLIT + SPLIT, context)
+        if WINDOW > 0:
+            first = tl.maximum(first, tl.maximum(context - WINDOW, 0) // BLOCK_N * BLOCK_N)
+        head = kv_head * GROUP + m
+        source = q + row * q_row_stride + head[:, None] * q_head_stride + d[None, :]
+        x = tl.load(source, mask=used, other=0.0)
+        exponent, widen = scale, 1.0
+        if SCALES == 1:
+            exponent = scale * tl.load(key_scales + kv_head)
+            widen = tl.load(value_scales + kv_head)
+        position = tl.zeros([BLOCK_M], tl.int32) + (context - 1)
+        best = tl.full(
+            [BLOCK_M], -1e30, tl.float32
+        )  # finite: a row without a key yet must not give inf - inf
+        norm = tl.zeros([BLOCK_M], tl.float32)
+        total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+        table = page_tables + owner.to(tl.int64) * table_stride
+        for at in range(first, last, BLOCK_N):
+            best, norm, total = fold_block(
+                x,
+                position,
+                best,
+                norm,
+                total,
+                keys + kv_head * D,
+                values + kv_head * D,
+                key_scales + kv_head,
+                value_scales + kv_head,
+                table,
+                exponent,
+                at,
+                last,
+                KV_HEADS,
+                D,
+                PAGE,
+                WINDOW,
+                SCALES,
+                True,
+                BLOCK_N,
+                BLOCK_D,
+            )
+        if stop - start == 1:
+            target = out + row * out_row_stride + head[:, None] * D + d[None, :]
+            tl.store(target, (total / norm[:, None] * widen).to(out.dtype.element_ty), mask=used)
+        else:
+            to = (tl.zeros([BLOCK_M], tl.int64) + item) * (KV_HEADS * GROUP) + head
+            tl.store(parts + to[:, None] * D + d[None, :], total * widen, mask=used)
+            tl.store(sums + to * 2, best, mask=m < GROUP)
+            tl.store(sums + to * 2 + 1, norm, mask=m < GROUP)
+
+
+@jit
+def _join_kernel(
+    parts,
+    sums,
+    rows,
+    starts,
+    out,
+    out_row_stride,
+    D: tl.constexpr,
+    JOINED: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Fold the parts of one (row, head), first to last in groups of JOINED; zeros where there is none."""
+    mine, head, heads = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    start, stop = tl.load(starts + mine), tl.load(starts + mine + 1)
+    if stop - start != 1:
+        j, d = tl.arange(0, JOINED), tl.arange(0, BLOCK_D)
+        best, norm, total = -1e30, 0.0, tl.zeros([BLOCK_D], tl.float32)
+        for first in range(start, stop, JOINED):
+            item = first + j
+            held = item < stop
+            at = item.to(tl.int64) * heads + head
+            theirs = tl.load(sums + at * 2, mask=held, other=-1e30)
+            weight = tl.load(sums + at * 2 + 1, mask=held, other=0.0)
+            part = tl.load(
+                parts + at[:, None] * D + d[None, :], mask=held[:, None] & (d < D)[None, :], other=0.0
+            )
+            best_now = tl.maximum(best, tl.max(theirs, axis=0))
+            faded, share = tl.exp2(best - best_now), tl.exp2(theirs - best_now)
+            norm = norm * faded + tl.sum(weight * share, axis=0)
+            total = total * faded + tl.sum(part * share[:, None], axis=0)
+            best = best_now
+        row = tl.load(rows + mine).to(tl.int64)
+        result = total / tl.where(norm > 0, norm, 1.0)
+        tl.store(out + row * out_row_stride + head * D + d, result.to(out.dtype.element_ty), mask=d < D)
+
+
+def attend_singles(
+    q: torch.Tensor,
+    kv_layer: torch.Tensor,
+    plan: DecodePlan,
+    out: torch.Tensor,
+    scale: float,
+    scales: KVScales | None = None,
+) -> None:
+    """Rows ``plan.rows`` of ``q[T, Hq, D]`` over ``kv_layer[2, pages, page_size, Hkv, D]`` into ``out``."""
+    page_size, kv_heads, dim = kv_layer.shape[2:]
+    heads, batch, use = q.shape[1], plan.rows.shape[0], plan.use
+    assert page_size == plan.page_size, (kv_layer.shape, plan.page_size)
+    assert plan.parts.shape[1:] == (heads, dim), (plan.parts.shape, q.shape)
+    assert q.stride(2) == 1, q.stride()
+    assert out.stride()[1:] == (dim, 1), out.stride()
+    most = plan.owners.shape[0] * kv_heads
+    key_scales, value_scales = (kv_layer, kv_layer) if scales is None else scales.values
+    _decode_kernel[(min(most, use["programs"] * _processors(q.device)),)](
+        q,
+        kv_layer[0],
+        kv_layer[1],
+        key_scales,
+        value_scales,
+        out,
+        plan.parts,
+        plan.sums,
+        plan.context_lens,
+        plan.page_tables,
+        plan.rows,
+        plan.starts,
+        plan.owners,
+        scale * LOG2_E,
+        batch,
+        q.stride(0),
+        q.stride(1),
+        out.stride(0),
+        plan.page_tables.stride(0),
+        KV_HEADS=kv_heads,
+        GROUP=heads // kv_heads,
+        D=dim,
+        PAGE=page_size,
+        WINDOW=plan.window or 0,
+        SCALES=NO_SCALES if scales is None else TOKEN_SCALES if scales.per_token else HEAD_SCALES,
+        SPLIT=use["SPLIT"],
+        BLOCK_M=max(16, power_of_two(heads // kv_heads)),
+        BLOCK_N=use["BLOCK_N"],
+        BLOCK_D=max(16, power_of_two(dim)),
+        num_warps=use["num_warps"],
+        num_stages=use["num_stages"],
+    )
+    _join_kernel[(batch, heads)](
+        plan.parts,
+        plan.sums,
+        plan.rows,
+        plan.starts,
+        out,
+        out.stride(0),
+        D=dim,
+        JOINED=JOINED,
+        BLOCK_D=power_of_two(dim),
+        num_warps=2,
+    )
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1

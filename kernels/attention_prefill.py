@@ -1,0 +1,192 @@
+"""Prefill attention: chunks of prompts over paged KV (flash attention 2, Dao 2023, GQA packed into a tile).
+
+A tile is BLOCK_M (token, query head) rows of one KV head: it reads each key once for all heads of the group,
+and spans few positions, so that few blocks of keys at its diagonal need a mask. Blocks lie at fixed absolute
+positions and a masked one folds to exactly nothing: a row's bits depend neither on where the prompt was cut
+nor on the batch. Tiles with the most keys start first, so that none is left alone at the end.
+
+For a context c and n new tokens: 4 D Hq operations a (row, key) pair; 2 c Hkv D numbers of KV are read once a
+tile, from L2 where tiles of one head run side by side. Knows rows and pages; knows no model.
+"""
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+import torch
+
+from kernels import tuned
+from kernels.attention_keys import HEAD_SCALES, LOG2_E, NO_SCALES, TOKEN_SCALES, fold_block
+from kernels.attention_meta import AttentionMeta, KVScales
+from kernels.backend import jit, power_of_two, tl
+
+
+def default_use(dim: int, dtype: torch.dtype) -> tuned.Use:
+    """By registers and shared memory: 128 rows feed both warpgroups of 8 warps, 255 registers a thread.
+
+    A thread holds BLOCK_D / 2 sums and BLOCK_N / 2 scores. float32 is not for the matrix units, and is small.
+    """
+    if dtype.itemsize > 2:
+        return {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}
+    if dim <= 64:
+        return {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}
+    if dim <= 128:
+        return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}
+    return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}
+
+
+def use_of(dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device) -> tuned.Use:
+    """BLOCK_N orders a row's sums, so this may depend on the model but not on the step."""
+    shape = {"dim": dim, "bytes": kv_dtype.itemsize}
+    return tuned.config("attention_prefill", shape, default_use(dim, dtype), device)
+
+
+def plan_tiles(meta: AttentionMeta, sequences: list[int], tokens: int) -> torch.Tensor:
+    """[N, 4] int32 (sequence, first row, rows, position of the first row), most keys first, on the host."""
+    tiles = []
+    for s in sequences:
+        start, stop = meta.query_starts[s : s + 2]
+        origin = meta.context_lens[s] - stop
+        tiles += [(s, row, min(tokens, stop - row), origin + row) for row in range(start, stop, tokens)]
+    tiles.sort(key=lambda tile: -tile[3])
+    return torch.tensor(tiles, dtype=torch.int32).view(-1, 4)
+
+
+def tiles_of_singles(context_lens: torch.Tensor) -> torch.Tensor:
+    """The tiles of one row each that end ``context_lens[B]`` int32, made on the device."""
+    row = torch.arange(context_lens.shape[0], dtype=torch.int32, device=context_lens.device)
+    return torch.stack((row, row, torch.ones_like(row), context_lens - 1), dim=1)
+
+
+@jit(do_not_specialize=["table_stride"])
+def _prefill_kernel(
+    q,
+    keys,
+    values,
+    key_scales,
+    value_scales,
+    out,
+    tiles,
+    page_tables,
+    scale,
+    q_row_stride,
+    q_head_stride,
+    out_row_stride,
+    table_stride,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    PAGE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SCALES: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    tile, kv_head = tiles + tl.program_id(0) * 4, tl.program_id(1)
+    sequence, rows, origin = tl.load(tile).to(tl.int64), tl.load(tile + 2), tl.load(tile + 3)
+    m, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    token, head = m // GROUP, kv_head * GROUP + m % GROUP
+    row = tl.load(tile + 1).to(tl.int64) + token
+    used = (token < rows)[:, None] & (d < D)[None, :]
+    x = tl.load(
+        q + row[:, None] * q_row_stride + head[:, None] * q_head_stride + d[None, :], mask=used, other=0.0
+    )
+    exponent, widen = scale, 1.0
+    if SCALES == 1:
+        exponent = scale * tl.load(key_scales + kv_head)
+        widen = tl.load(value_scales + kv_head)
+    position, last = origin + token, origin + rows
+    best = tl.full([BLOCK_M], -1e30, tl.float32)  # finite: a row without a key yet must not give inf - inf
+    norm = tl.zeros([BLOCK_M], tl.float32)
+    total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    # Blocks that end at or before ``origin`` are seen by all rows, but for the window's lower edge.
+    first, whole, open_ = 0, 0, (origin + 1) // BLOCK_N * BLOCK_N
+    if WINDOW > 0:
+        first = tl.maximum(origin - WINDOW + 1, 0) // BLOCK_N * BLOCK_N
+        whole = (tl.maximum(last - WINDOW, 0) + BLOCK_N - 1) // BLOCK_N * BLOCK_N
+        whole = tl.minimum(whole, open_)
+    for part in tl.static_range(3):
+        # The lower edge of the window, what all rows see, and the diagonal.
+        if part == 0:
+            begin, end = first, whole
+        elif part == 1:
+            begin, end = whole, open_
+        else:
+            begin, end = open_, last
+        if part != 0 or WINDOW > 0:
+            for at in range(begin, end, BLOCK_N):
+                best, norm, total = fold_block(
+                    x,
+                    position,
+                    best,
+                    norm,
+                    total,
+                    keys + kv_head * D,
+                    values + kv_head * D,
+                    key_scales + kv_head,
+                    value_scales + kv_head,
+                    page_tables + sequence * table_stride,
+                    exponent,
+                    at,
+                    last,
+                    KV_HEADS,
+                    D,
+                    PAGE,
+                    WINDOW,
+                    SCALES,
+                    part != 1,
+                    BLOCK_N,
+                    BLOCK_D,
+                )
+    total = total / tl.where(norm > 0, norm, 1.0)[:, None] * widen  # norm is 0 where there is no key at all
+    target = out + row[:, None] * out_row_stride + head[:, None] * D + d[None, :]
+    tl.store(target, total.to(out.dtype.element_ty), mask=used)
+
+
+def attend_tiles(
+    q: torch.Tensor,
+    kv_layer: torch.Tensor,
+    tiles: torch.Tensor,
+    page_tables: torch.Tensor,
+    out: torch.Tensor,
+    scale: float,
+    window: int | None,
+    scales: KVScales | None,
+    use: tuned.Use,
+) -> None:
+    """``tiles[N, 4]`` of ``q[T, Hq, D]`` over ``kv_layer[2, pages, page_size, Hkv, D]`` into ``out``.
+
+    ``page_tables[S, P]`` int32. One program a (tile, KV head), tiles of one head side by side.
+    """
+    page_size, kv_heads, dim = kv_layer.shape[2:]
+    assert page_tables.dtype == torch.int32, page_tables.dtype
+    assert page_tables.stride(1) == 1, page_tables.stride()
+    assert q.stride(2) == 1, q.stride()
+    assert out.stride()[1:] == (dim, 1), out.stride()
+    key_scales, value_scales = (kv_layer, kv_layer) if scales is None else scales.values
+    _prefill_kernel[(tiles.shape[0], kv_heads)](
+        q,
+        kv_layer[0],
+        kv_layer[1],
+        key_scales,
+        value_scales,
+        out,
+        tiles,
+        page_tables,
+        scale * LOG2_E,
+        q.stride(0),
+        q.stride(1),
+        out.stride(0),
+        page_tables.stride(0),
+        KV_HEADS=kv_heads,
+        GROUP=q.shape[1] // kv_heads,
+        D=dim,
+        PAGE=page_size,
+        WINDOW=window or 0,
+        SCALES=NO_SCALES if scales is None else TOKEN_SCALES if scales.per_token else HEAD_SCALES,
+        BLOCK_M=use["BLOCK_M"],
+        BLOCK_N=use["BLOCK_N"],
+        BLOCK_D=max(16, power_of_two(dim)),
+        num_warps=use["num_warps"],
+        num_stages=use["num_stages"],
+    )
