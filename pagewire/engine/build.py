@@ -107,6 +107,8 @@ def build_engine(
     with gpu_memory.explained("allocating the KV cache", device):
         runner = ModelRunner(decoder, KVCache(layout, num_pages, page_size, device), max_num_seqs)
         runner.warm_up()
+        if cuda_graphs and device.type == "cuda":
+            runner.capture(max_num_seqs, config.max_model_len)
     return Built(Engine(config, runner, model.eos_token_ids), model, layout, device)
 
 

@@ -54,6 +54,8 @@ class Decoder:
         ``deterministic``: on a GPU too, a row's bits must not depend on the other rows.
         """
         self.config, self.dtype, self.device = config, dtype, device
+        self.deterministic = deterministic
+        self.logits_dtype = torch.float32 if device.type == "cpu" else dtype
         self._linear = partial(linear, invariant=deterministic)
         self.embed = self._empty(config.vocab_size, config.hidden_size)
         self.layers = [self._layer(i) for i in range(config.layers)]
@@ -155,8 +157,8 @@ class Decoder:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden [R, H] -> float32 [R, vocab_size]."""
-        return self._linear(hidden, self.lm_head, None).float()
+        """hidden [R, H] -> [R, vocab_size] in ``logits_dtype``: float32 on a CPU, else as computed."""
+        return self._linear(hidden, self.lm_head, None).to(self.logits_dtype)
 
     def _attention(
         self, layer: Layer, normed: Tensor, positions: Tensor, slots: Tensor, meta: AttentionMeta,

@@ -16,7 +16,9 @@ from kernels.attention import AttentionMeta
 from kernels.native_library import Threads
 from pagewire.engine.batch import Batch
 from pagewire.engine.drawing import Drawing
+from pagewire.engine.graphs import DecodeGraphs
 from pagewire.engine.kv_cache import KVCache
+from pagewire.engine.model import Decoder
 from pagewire.engine.packed_decoder import AnyDecoder, PackedDecoder
 from pagewire.engine.sampler import InvalidLogits, Sampled, SampleRow
 from pagewire.engine.upload import Upload
@@ -30,6 +32,7 @@ class ModelRunner:
         self.decoder, self.cache = decoder, cache
         self._upload = Upload(decoder.device)
         self._drawing = Drawing(decoder.device, most_rows)
+        self._graphs: DecodeGraphs | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -42,17 +45,24 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, batch: Batch, stored: Callable[[int], None] | None = None, every: int = 1) -> Tensor:
-        """Compute the batch and store its KV; float32 logits [R, vocab_size] of ``batch.logit_rows``.
+        """Compute the batch and store its KV; logits [R, vocab_size] of ``batch.logit_rows``, good until the
+        next call.
 
         A negative token id -1 - r is the token that row r of the last ``draw`` chose. ``stored`` is told,
         after ``every`` layers and after the last, in how many the batch's KV is.
         """
+        if self._graphs is not None and self._graphs.fits(batch):
+            logits = self._graphs.run(batch)
+            if stored is not None:
+                stored(self.decoder.config.layers)
+            return logits
         token_ids, positions, slots, tables, rows = self._upload(
             batch.token_ids, batch.positions, batch.slots, batch.page_tables, batch.logit_rows
         )
         meta = AttentionMeta.plan(
-            batch.query_starts.tolist(), batch.context_lens.tolist(), tables, self.cache.page_size
-        )
+            batch.query_starts.tolist(), batch.context_lens.tolist(), tables, self.cache.page_size,
+            isinstance(self.decoder, Decoder) and self.decoder.deterministic,
+        )  # fmt: skip
         hidden = self.decoder.forward(
             token_ids, positions, slots, meta, self.cache.pages, stored, every, self._drawing.tokens
         )
@@ -66,6 +76,14 @@ class ModelRunner:
     ) -> Callable[[], list[list[Sampled] | InvalidLogits]]:
         """Choose the next token of each row, all ``on_device``; the call that is returned waits for them."""
         return self._drawing.draw(logits, rows)
+
+    @torch.inference_mode()
+    def capture(self, most_rows: int, max_model_len: int) -> None:
+        """From now on steps of up to ``most_rows`` single rows are replays of captured graphs."""
+        if isinstance(self.decoder, Decoder):
+            self._graphs = DecodeGraphs(
+                self.decoder, self.cache, self._drawing.tokens, most_rows, max_model_len
+            )
 
     def warm_up(self) -> None:
         """Compute a few rows at slots that nobody has yet: the first request finds all prepared."""
