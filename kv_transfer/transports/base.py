@@ -7,7 +7,7 @@ order of frames between two living peers, may lose what was on its way when one 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple, NewType, Protocol
 
 import numpy as np
@@ -18,6 +18,10 @@ from pagewire.guard import Refusals
 
 Peer = NewType("Peer", bytes)
 # At the sender a peer is the receiver's address; at the receiver, one connection of one sender.
+
+
+Landing = Callable[[int], memoryview]
+"""Gives memory for a body of so many bytes, at most ``MAX_BODY_BYTES``, good until it is asked again."""
 
 
 class Arrived(NamedTuple):

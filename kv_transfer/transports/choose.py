@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from kv_transfer.transports.base import Arrived, Dialer, Listener, Peer
+from kv_transfer.transports.base import Arrived, Dialer, Landing, Listener, Peer
 from kv_transfer.transports.shm import ShmDialer, ShmListener
 from kv_transfer.transports.tcp import TcpDialer, TcpListener
 from kv_transfer.transports.zeromq import Socket
@@ -12,14 +12,17 @@ from kv_transfer.wire import Buffer
 from pagewire.errors import ConfigError
 
 
-def open_receiver(address: str, secret: bytes | None = None) -> Listener:
+def open_receiver(address: str, secret: bytes | None = None, landing: Landing | None = None) -> Listener:
     """Listen at ``tcp://host:port`` (port ``*``: a free one), ``shm:///path`` or ``shm://*``. Raises
     ConfigError.
+
+    A wire that copies bodies itself copies them into what ``landing`` gives, such as memory that a device
+    reads by itself. Others bring their own memory.
     """
     if address.startswith("tcp://"):
         return TcpListener(address, secret)
     if address.startswith("shm://"):
-        return ShmListener(address, secret)
+        return ShmListener(address, secret, landing)
     raise ConfigError(f"{address} is not an address of the handoff: give tcp://host:port or shm:///path")
 
 

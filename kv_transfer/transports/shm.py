@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kv_transfer.transports.base import Arrived, Peer, private_room
+from kv_transfer.transports.base import Arrived, Landing, Peer, private_room
 from kv_transfer.transports.ring import RING_BYTES, Ref, RingReader, RingWriter
 from kv_transfer.transports.tcp import arrived, inline
 from kv_transfer.transports.zeromq import Dealers, Parts, Router, Socket
@@ -39,9 +39,11 @@ _OFFER, _MAP, _FREE = b"offer", b"map", b"free"
 
 
 class ShmListener:
-    """The receiver's end. Raises ConfigError."""
+    """The receiver's end. Bodies from rings are copied into what ``landing`` gives, each before the next is
+    looked at. Raises ConfigError.
+    """
 
-    def __init__(self, address: str, secret: bytes | None = None) -> None:
+    def __init__(self, address: str, secret: bytes | None = None, landing: Landing | None = None) -> None:
         self._folder: Path | None = None
         path = address.removeprefix(SCHEME)
         if path == "*":
@@ -58,7 +60,7 @@ class ShmListener:
             raise
         self._path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         self._rings: dict[Peer, RingReader] = {}
-        self._body = private_room(MAX_BODY_BYTES)  # of the last frame: warm memory costs the least
+        self._landing = landing or _same_memory()
 
     @property
     def address(self) -> str:
@@ -124,7 +126,7 @@ class ShmListener:
         try:
             ref = Ref.unpack(word)
             if peer in self._rings and 0 < ref.size <= MAX_BODY_BYTES:
-                return self._rings[peer].copy(ref, self._body), ref.end
+                return self._rings[peer].copy(ref, self._landing(ref.size)), ref.end
         except RemoteProtocolError:
             pass
         return b"", 0
@@ -200,6 +202,12 @@ class ShmDialer:
             shared.mapped = True
         elif word.startswith(_FREE):
             shared.ring.release(int.from_bytes(word.removeprefix(_FREE)[:8], "little"))
+
+
+def _same_memory() -> Landing:
+    """Each body lands where the one before lay: warm memory costs the least."""
+    room = private_room(MAX_BODY_BYTES)
+    return lambda size: room[:size]
 
 
 def _ipc(peer: Peer) -> Peer:

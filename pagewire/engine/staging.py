@@ -1,32 +1,31 @@
-"""KV pages on their way out of and into the memory of the device, through host memory.
+"""KV pages as the handoff reads and writes them, in host memory or a GPU's.
 
 On the CPU there is nothing to stage: slabs are copied straight between the pages and the wire's own memory.
-On a GPU they pass through a slab of pinned buffers, allocated once: gather kernel -> asynchronous copy on a
-side stream -> host, and back. A buffer is used again when the event behind its last copy has passed. Pages
-need no event: they are gathered and scattered on the stream that computes, so whoever gets a page next comes
-later on the same stream. Knows memory, streams and slots; knows no transfer, sequence or page's owner.
+On a GPU they pass through buffers in pinned memory (``staging_out``, ``staging_in``), allocated once. Knows
+which of the two it is; knows no transfer, sequence or page's owner.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from kernels import kv_pages
 from pagewire.engine.kv_cache import KVCache
+from pagewire.engine.staging_in import PagesIn
+from pagewire.engine.staging_index import SlotIndex
+from pagewire.engine.staging_lane import CudaLane, Lane, PlainLane
+from pagewire.engine.staging_out import PagesOut, PinnedCopy
 
 Ints = NDArray[np.int64]
-BUFFER_BYTES = 8 << 20  # the largest slab at once
-BUFFERS = 4  # in each direction
+BUFFER_BYTES = 8 << 20  # the largest slab at once: no frame has a larger body
+BUFFERS_OUT = 8
+BUFFERS_IN = 16  # frames that may arrive while the device is still busy with a step that it was given before
 
 
 class HostPages:
     """Pages in host memory, as the handoff reads and writes them."""
+
+    landing = None  # a frame may land in any memory
 
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
@@ -54,113 +53,62 @@ class HostCopy:
         pass
 
 
-class Lane:
-    """A stream of copies beside the one that computes. Without CUDA copies are done when they are made."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = _side_stream(device) if device.type == "cuda" else None
-
-    @contextmanager
-    def behind_compute(self, source: torch.Tensor) -> Iterator[None]:
-        """What is copied from ``source`` here begins when it has been computed, and holds up nothing."""
-        if self._stream is None:
-            yield
-            return
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            yield
-        source.record_stream(self._stream)
-
-    def mark(self) -> torch.cuda.Event | None:
-        """An event behind all copies of this lane so far."""
-        return None if self._stream is None else self._stream.record_event()
-
-    def mark_compute(self) -> torch.cuda.Event | None:
-        """An event behind all that the computing stream was given so far."""
-        return None if self._stream is None else torch.cuda.current_stream(self._device).record_event()
-
-
-class Buffer:
-    """Pinned host memory, and the event after which it may be used again."""
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.bytes = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        self.event: torch.cuda.Event | None = None
-
-    def busy(self) -> bool:
-        return self.event is not None and not bool(self.event.query())  # type: ignore[no-untyped-call]
-
-
 class PinnedPages:
-    """Pages in a GPU's memory, as the handoff reads and writes them."""
+    """Pages in a GPU's memory, as the handoff reads and writes them.
 
-    def __init__(self, cache: KVCache, buffers: int = BUFFERS, size: int = BUFFER_BYTES) -> None:
-        device = cache.pages.device
+    Takes (``out`` + ``into``) x ``size`` bytes of pinned host memory and as much of the device's: 192 MiB
+    of each.
+    """
+
+    def __init__(
+        self,
+        cache: KVCache,
+        lane: Lane | None = None,
+        *,
+        out: int = BUFFERS_OUT,
+        into: int = BUFFERS_IN,
+        size: int = BUFFER_BYTES,
+        indices: int | None = None,
+    ) -> None:
+        device, layout = cache.pages.device, cache.layout
+        lane = lane or (CudaLane(device) if device.type == "cuda" else PlainLane())
+        self.lane = lane
+        most = size // (layout.token_bytes // layout.layers)  # tokens of one layer in a buffer
+        index = SlotIndex(lane, min(most, cache.num_pages * cache.page_size), indices)
         self._cache = cache
-        self._lane = Lane(device)
-        self._out = deque(Buffer(size, device) for _ in range(buffers))  # that nobody reads into
-        self._in = deque(Buffer(size, device) for _ in range(2))  # used in turn
+        self._out = PagesOut(cache, lane, index, out, size)
+        self._in = PagesIn(cache, lane, index, into, size)
 
     def begin(self, slots: Ints, layers: slice) -> PinnedCopy | None:
         """As ``kv_transfer.PageSource``. The pages may be given to others at once."""
-        if not self._out or self._out[0].busy():
-            return None
-        buffer = self._out.popleft()
-        slab = kv_pages.gather(self._cache.pages, self._index(slots), layers).reshape(-1).view(torch.uint8)
-        with self._lane.behind_compute(slab):
-            buffer.bytes[: len(slab)].copy_(slab, non_blocking=True)
-        buffer.event = self._lane.mark()
-        return PinnedCopy(buffer, len(slab), self._out)
+        return self._out.begin(slots, layers)
+
+    def landing(self, size: int) -> memoryview:
+        """Pinned memory for the next frame's body: see ``PagesIn.landing``."""
+        return self._in.landing(size)
 
     def write(self, slots: Ints, layers: slice, data: bytes | bytearray | memoryview) -> None:
         """As ``kv_transfer.PageSink``: what is computed from now on sees it."""
-        if len(slots) == 0:
-            return
-        buffer = self._in[0]
-        self._in.rotate(-1)
-        if buffer.event is not None:
-            buffer.event.synchronize()
-        cache, size = self._cache, len(data)
-        buffer.bytes.numpy()[:size] = np.frombuffer(data, np.uint8)
-        shape = (len(range(cache.layout.layers)[layers]), *cache.layout.slab_shape(len(slots))[1:])
-        slab = buffer.bytes[:size].view(cache.pages.dtype).view(shape)
-        kv_pages.scatter(
-            cache.pages, self._index(slots), slab.to(cache.pages.device, non_blocking=True), layers
-        )
-        buffer.event = self._lane.mark_compute()
+        self._in.write(slots, layers, data)
 
-    def _index(self, slots: Ints) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(slots, np.int64)).to(self._cache.pages.device)
+    def warm_up(self) -> None:
+        """Take some slots out and put them back as they were: no kernel is compiled later, in mid-flight.
 
-
-class PinnedCopy:
-    """A slab on its way into ``buffer``, which goes back to ``home`` when it is taken or dropped."""
-
-    def __init__(self, buffer: Buffer, size: int, home: deque[Buffer]) -> None:
-        self._buffer: Buffer | None = buffer
-        self._size, self._home = size, home
-
-    def ready(self) -> bool:
-        return self._buffer is not None and not self._buffer.busy()
-
-    def take(self, out: memoryview) -> None:
-        assert self._buffer is not None, "taken or dropped before"
-        if self._buffer.event is not None:
-            self._buffer.event.synchronize()
-        np.frombuffer(out, np.uint8)[:] = self._buffer.bytes[: self._size].numpy()
-        self.drop()
-
-    def drop(self) -> None:
-        if self._buffer is not None:
-            self._home.append(self._buffer)
-            self._buffer = None
+        To be called while nobody has pages.
+        """
+        layout, layers = self._cache.layout, slice(0, 1)
+        slots = np.arange(min(16, self._cache.num_pages * self._cache.page_size), dtype=np.int64)
+        body = memoryview(bytearray(len(slots) * (layout.token_bytes // layout.layers)))
+        copy = self.begin(slots, layers)
+        assert copy is not None, "nothing else is under way"
+        copy.take(body)
+        self.write(slots, layers, body)
 
 
 def handoff_pages(cache: KVCache) -> HostPages | PinnedPages:
     """The pages of ``cache`` as both ends of the handoff see them."""
-    return HostPages(cache) if cache.pages.device.type == "cpu" else PinnedPages(cache)
-
-
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    if cache.pages.device.type == "cpu":
+        return HostPages(cache)
+    pages = PinnedPages(cache)
+    pages.warm_up()
+    return pages

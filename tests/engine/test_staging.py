@@ -1,36 +1,67 @@
-"""The pinned path with the CUDA-only calls absent, and with events that have not passed yet."""
+"""The pinned path: on a device that does things as late and disorderly as it may, and on none."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from staging_device import Device, Use, pages_come_in, pages_go_out
 
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.staging import HostPages, PinnedPages, handoff_pages
+from pagewire.engine.staging_lane import Queue
 from pagewire.layout import KVLayout
 
 LAYOUT = KVLayout(layers=4, kv_heads=2, head_dim=8, dtype="float16", model="m")
 SLOTS, LAYERS = np.array([5, 6, 7, 20, 21]), slice(1, 3)
 SIZE = 2 * 2 * 5 * 2 * 8 * 2  # layers, K and V, tokens, heads, head_dim, bytes
+Story = Callable[..., Device]
 
-
-class Pending:
-    """An event that has not passed until it is waited for."""
-
-    passed = False
-
-    def query(self) -> bool:
-        return self.passed
-
-    def synchronize(self) -> None:
-        self.passed = True
+# All that orders anything: each is needed, and there is no other. ASKED is asked for other reasons.
+ORDER: dict[Story, set[Use]] = {
+    pages_go_out: {("gathered", "hold"), ("arrived", "wait"), ("brought", "wait")},
+    pages_come_in: {("copied", "hold"), ("copied", "wait"), ("scattered", "hold"), ("brought", "wait")},
+}
+ASKED = {("arrived", "passed")}
 
 
 def filled() -> KVCache:
     cache = KVCache(LAYOUT, num_pages=4, page_size=8)
     cache.pages.copy_(torch.randn(cache.pages.shape).half())
     return cache
+
+
+def pinned(cache: KVCache, device: Device | None = None, **sizes: int) -> PinnedPages:
+    return PinnedPages(cache, device, size=2 * SIZE, **sizes)
+
+
+def lazy() -> Device:
+    """Does nothing before it is waited for."""
+    return Device(Random(0), eager=0.0)
+
+
+@pytest.mark.parametrize("story", ORDER)
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 1 << 32))
+def test_whatever_the_device_does_first_the_bytes_are_right(story: Story, seed: int) -> None:
+    assert story(Random(seed)).used <= ORDER[story] | ASKED
+
+
+@pytest.mark.parametrize(("story", "use"), [(story, use) for story, uses in ORDER.items() for use in uses])
+def test_without_any_one_of_the_fences_they_are_not(story: Story, use: Use) -> None:
+    def fails(seed: int) -> bool:
+        try:
+            story(Random(seed), use, turns=60)
+        except AssertionError:
+            return True
+        return False
+
+    assert any(fails(seed) for seed in range(300))
 
 
 @pytest.mark.parametrize("kind", [HostPages, PinnedPages])
@@ -48,7 +79,7 @@ def test_a_slab_goes_from_pages_to_pages(kind: type[HostPages | PinnedPages]) ->
 
 def test_a_pinned_copy_holds_what_the_pages_held_when_it_began() -> None:
     cache = filled()
-    before, copy = bytes(cache.read(SLOTS, LAYERS)), PinnedPages(cache).begin(SLOTS, LAYERS)
+    before, copy = bytes(cache.read(SLOTS, LAYERS)), pinned(cache).begin(SLOTS, LAYERS)
     cache.pages.zero_()
     out = memoryview(bytearray(SIZE))
     assert copy is not None
@@ -57,7 +88,7 @@ def test_a_pinned_copy_holds_what_the_pages_held_when_it_began() -> None:
 
 
 def test_no_more_copies_are_under_way_than_there_are_buffers() -> None:
-    pages = PinnedPages(filled(), buffers=2)
+    pages = pinned(filled(), out=2)
     first, second = pages.begin(SLOTS, LAYERS), pages.begin(SLOTS, LAYERS)
     assert first is not None
     assert second is not None
@@ -69,25 +100,92 @@ def test_no_more_copies_are_under_way_than_there_are_buffers() -> None:
 
 
 def test_a_dropped_buffer_is_not_used_again_before_its_copy_is_done() -> None:
-    pages = PinnedPages(filled(), buffers=1)
-    copy, event = pages.begin(SLOTS, LAYERS), Pending()
+    device = lazy()
+    pages = pinned(filled(), device, out=1)
+    copy = pages.begin(SLOTS, LAYERS)
     assert copy is not None
-    pages_buffer = copy._buffer
-    assert pages_buffer is not None
-    pages_buffer.event = event  # type: ignore[assignment]
     assert not copy.ready()
     copy.drop()
     assert pages.begin(SLOTS, LAYERS) is None
-    event.passed = True
+    device.finish()
     assert pages.begin(SLOTS, LAYERS) is not None
 
 
-def test_what_is_written_waits_for_the_buffer_that_it_passes_through() -> None:
-    pages, data, event = PinnedPages(filled()), bytes(SIZE), Pending()
-    pages._in[0].event = event  # type: ignore[assignment]
-    pages.write(SLOTS, LAYERS, data)
-    assert event.passed
+def test_nothing_that_goes_out_waits_for_the_device_but_take() -> None:
+    device = lazy()
+    pages = pinned(filled(), device)
+    assert all(pages.begin(SLOTS, LAYERS) for _ in range(8))
+    assert device.waits == 0
+
+
+def test_what_comes_in_waits_only_for_the_buffer_that_it_passes_through() -> None:
+    device = lazy()
+    pages, cache = pinned(filled(), device, into=2), filled()
+    body = cache.read(SLOTS, LAYERS)
+    pages.write(SLOTS, LAYERS, body)
+    pages.landing(SIZE)[:] = body
+    pages.write(SLOTS, LAYERS, pages.landing(SIZE))
+    assert device.waits == 0
+    pages.write(SLOTS, LAYERS, body)
+    assert device.waits == 1
+
+
+def test_what_landed_where_it_can_be_sent_on_from_is_not_copied_by_the_host() -> None:
+    device, cache = lazy(), filled()
+    body = bytes(cache.read(SLOTS, LAYERS))
+    cache.pages.zero_()
+    pages = pinned(cache, device)
+    landed = pages.landing(SIZE)
+    pages.write(SLOTS, LAYERS, landed)
+    landed[:] = body  # later than allowed: seen, since it was not copied away
+    device.finish()
+    assert cache.read(SLOTS, LAYERS) == body
+
+
+def test_slots_are_brought_once_for_all_groups_of_layers() -> None:
+    """Five calls a slab: gather, set, hold, copy, set; and two for slots that were not there."""
+    device = lazy()
+    pages = pinned(filled(), device)
+    calls = []
+    for layers in (slice(0, 2), slice(2, 4)):
+        device.calls = 0
+        assert pages.begin(SLOTS, layers) is not None
+        calls.append(device.calls)
+    device.calls = 0
+    pages.write(SLOTS, LAYERS, bytes(SIZE))
+    assert (calls, device.calls) == ([7, 5], 6)
+
+
+def test_slots_that_were_brought_long_ago_make_room_for_others() -> None:
+    cache = filled()
+    pages = pinned(cache, indices=2, out=1)
+    for first in (0, 1, 2, 0, 2, 1):
+        slots, out = np.arange(first, first + 5), bytearray(SIZE)
+        copy = pages.begin(slots, LAYERS)
+        assert copy is not None
+        copy.take(memoryview(out))
+        assert out == cache.read(slots, LAYERS)
+
+
+def test_warming_up_leaves_pages_as_they_are() -> None:
+    cache = filled()
+    before = cache.pages.clone()
+    pinned(cache).warm_up()
+    assert torch.equal(cache.pages, before)
 
 
 def test_the_cpu_stages_nothing() -> None:
     assert isinstance(handoff_pages(filled()), HostPages)
+
+
+def test_a_queue_runs_in_order_and_stands_where_it_is_held() -> None:
+    """The device of these tests."""
+    device, done = lazy(), []
+    fence = device.fence("x")
+    device.run(Queue.COMPUTE, lambda: done.append("kernel"))
+    fence.set(Queue.COMPUTE)
+    fence.hold(Queue.COPIES)
+    device.run(Queue.COPIES, lambda: done.append("copy"))
+    device._favoured = Queue.COPIES
+    device.finish()
+    assert done == ["kernel", "copy"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kv_transfer.transports.base import Peer
+from kv_transfer.transports.base import Landing, Peer
 from kv_transfer.transports.shm import ShmDialer, ShmListener
 
 SIZE = 32 << 10  # large enough for the ring
@@ -18,8 +18,8 @@ SIZE = 32 << 10  # large enough for the ring
 class Pair:
     """A dialer with a ring for three bodies, which the listener has mapped."""
 
-    def __init__(self) -> None:
-        self.listener = ShmListener("shm://*")
+    def __init__(self, landing: Landing | None = None) -> None:
+        self.listener = ShmListener("shm://*", landing=landing)
         self.dialer = ShmDialer(ring_bytes=3 * SIZE)
         self.peer = Peer(self.listener.address.encode())
         assert self.dialer.send(self.peer, b"hello", b"")
@@ -99,3 +99,22 @@ def test_a_link_can_be_forgotten_while_room_in_its_ring_is_held(pair: Pair) -> N
     pair.dialer.forget(pair.peer)
     assert room is not None
     room[0] = 1
+
+
+def test_a_body_lands_in_the_memory_that_is_given_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    asked: list[memoryview] = []
+
+    def landing(size: int) -> memoryview:
+        asked.append(memoryview(bytearray(size)))
+        return asked[-1]
+
+    pair = Pair(landing)
+    assert pair.send(bytes([7]) * SIZE)
+    pair.until(lambda: bool(pair.taken))
+    assert asked == [bytes([7]) * SIZE]
+    assert pair.taken == [(b"head", bytes([7]) * SIZE)]
+    pair.dialer.close()
+    pair.listener.close()

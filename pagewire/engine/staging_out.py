@@ -1,0 +1,106 @@
+"""KV pages on their way out of the device: gather kernel -> slab on the device -> pinned host memory -> wire.
+
+The gather runs on the stream that computes, the copy to the host on a stream of its own, beside the layers
+that are computed next. Knows memory, slots and a ``Lane``; knows no transfer, sequence or page's owner.
+
+Happens-before, for a buffer (a slab on the device and its twin in host memory):
+
+- The gather sees the pages as the kernels before it left them, and whoever is given a page afterwards writes
+  it in a later kernel: all of them are on COMPUTE.
+- The copy sees the gather: COPIES is held at ``gathered``, which is set behind it on COMPUTE.
+- The host reads what was copied: ``arrived`` is set behind the copy, and ``take`` waits for it.
+- The next use of a buffer spoils nothing: it begins when the slab was taken, behind ``arrived``, or dropped,
+  and then its bytes are nobody's; what is copied next comes behind them on COPIES, and ``arrived`` anew.
+
+A buffer whose slab was dropped nevertheless stays away until its copy is done, so that no more is under way
+than there are buffers, however often a wire without room makes a sender begin again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kernels import kv_pages
+from kernels.backend import use_triton
+from pagewire.engine.kv_cache import KVCache
+from pagewire.engine.staging_index import SlotIndex
+from pagewire.engine.staging_lane import Lane, Queue
+
+Ints = NDArray[np.int64]
+
+
+class OutBuffer:
+    def __init__(self, lane: Lane, host: torch.Tensor, device: torch.Tensor) -> None:
+        self.host, self.device = host, device
+        self.gathered, self.arrived = lane.fence("gathered"), lane.fence("arrived")
+
+
+class PagesOut:
+    """``buffers`` of ``size`` bytes, allocated once. ``begin`` is as ``kv_transfer.PageSource`` has it."""
+
+    def __init__(self, cache: KVCache, lane: Lane, index: SlotIndex, buffers: int, size: int) -> None:
+        self._cache, self._lane, self._index = cache, lane, index
+        host, there = lane.host(buffers * size), lane.device(buffers * size)
+        parts = [slice(at, at + size) for at in range(0, buffers * size, size)]
+        self._free = deque(OutBuffer(lane, host[part], there[part]) for part in parts)
+
+    def begin(self, slots: Ints, layers: slice) -> PinnedCopy | None:
+        """The pages may be given to others at once. Six calls of the device at most, and no wait."""
+        if not self._free or not self._free[0].arrived.passed():
+            return None
+        buffer, lane, pages = self._free.popleft(), self._lane, self._cache.pages[layers]
+        size = slab_bytes(pages, len(slots))
+        assert size <= len(buffer.host), f"{size} bytes in one slab"
+        slab, host, index = buffer.device[:size], buffer.host[:size], self._index.of(slots)
+        lane.run(Queue.COMPUTE, lambda: gather_into(pages, index, as_slab(slab, pages)))
+        buffer.gathered.set(Queue.COMPUTE)
+        buffer.gathered.hold(Queue.COPIES)
+        lane.run(Queue.COPIES, lambda: host.copy_(slab, non_blocking=True))
+        buffer.arrived.set(Queue.COPIES)
+        return PinnedCopy(buffer, size, self._free)
+
+
+class PinnedCopy:
+    """A slab on its way into ``buffer``, which goes back to ``home`` when it is taken or dropped."""
+
+    def __init__(self, buffer: OutBuffer, size: int, home: deque[OutBuffer]) -> None:
+        self._buffer: OutBuffer | None = buffer
+        self._size, self._home = size, home
+
+    def ready(self) -> bool:
+        return self._buffer is not None and self._buffer.arrived.passed()
+
+    def take(self, out: memoryview) -> None:
+        """With torch's threads: one core copies more slowly than the device sends."""
+        assert self._buffer is not None, "taken or dropped before"
+        self._buffer.arrived.wait()
+        torch.frombuffer(out, dtype=torch.uint8).copy_(self._buffer.host[: self._size])
+        self.drop()
+
+    def drop(self) -> None:
+        if self._buffer is not None:
+            self._home.append(self._buffer)
+            self._buffer = None
+
+
+def slab_bytes(pages: torch.Tensor, tokens: int) -> int:
+    """Of ``tokens`` tokens in all layers of ``pages`` [L', 2, pages, page_size, Hkv, D]."""
+    layers, two, _, _, heads, dim = pages.shape
+    return layers * two * tokens * heads * dim * pages.element_size()
+
+
+def as_slab(flat: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
+    """Bytes as the slab [L', 2, n, Hkv, D] of ``pages``."""
+    layers, two, _, _, heads, dim = pages.shape
+    return flat.view(pages.dtype).view(layers, two, -1, heads, dim)
+
+
+def gather_into(pages: torch.Tensor, slots: torch.Tensor, slab: torch.Tensor) -> None:
+    if use_triton(pages):
+        kv_pages.gather_triton(pages, slots, out=slab)
+    else:
+        slab.copy_(kv_pages.gather(pages, slots))

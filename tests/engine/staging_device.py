@@ -1,0 +1,225 @@
+"""A device that does what it was given in any order that the fences allow, and the stories told to it.
+
+The host's own memory accesses happen when they are made, as everywhere. What is given to a queue waits
+until the device, which ``random`` moves, gets to it. A copy or a kernel is done at once when its turn comes:
+whether its bytes were overwritten before, or are read before, shows in what arrives.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+
+import numpy as np
+import torch
+
+from pagewire.engine.kv_cache import KVCache
+from pagewire.engine.staging import PinnedPages
+from pagewire.engine.staging_lane import Queue
+from pagewire.layout import KVLayout
+
+Use = tuple[str, str]  # a fence's name and what it was used for: "hold", "passed" or "wait"
+LAYOUT = KVLayout(layers=3, kv_heads=1, head_dim=4, dtype="float16", model="m")
+PAGES, PAGE_SIZE, TOKENS = 3, 4, 5
+CELL = LAYOUT.token_bytes // LAYOUT.layers
+
+
+class Place:
+    passed = False
+
+
+class Device:
+    """A ``Lane``. It takes no notice of fences that are used as ``deaf`` says."""
+
+    def __init__(self, random: Random, deaf: Use | None = None, eager: float | None = None) -> None:
+        self._random, self.deaf = random, deaf
+        self._queues: dict[Queue, deque[Callable[[], object] | Place]] = {queue: deque() for queue in Queue}
+        self._held: dict[Queue, deque[tuple[int, Place]]] = {queue: deque() for queue in Queue}
+        self._given = dict.fromkeys(Queue, 0)  # operations, since the start
+        self._done = dict.fromkeys(Queue, 0)
+        self._favoured = random.choice([*Queue, None])  # the queue that is the faster one, if any
+        eager = random.choice([0.0, 0.5, 2.0]) if eager is None else eager
+        self._eager = eager  # operations between two calls of the host, on average
+        self.waits = 0  # for what had not been passed
+        self.calls = 0
+        self.used: set[Use] = set()
+
+    # --- a Lane ---------------------------------------------------------------------------------------------
+
+    def run(self, queue: Queue, operation: Callable[[], object]) -> None:
+        self.calls += 1
+        self.give(queue, operation)
+        self.work()
+
+    def fence(self, name: str) -> Fence:
+        return Fence(self, name)
+
+    def host(self, size: int) -> torch.Tensor:
+        return torch.full((size,), 0x55, dtype=torch.uint8)
+
+    device = host
+
+    # --- what fences need -----------------------------------------------------------------------------------
+
+    def give(self, queue: Queue, item: Callable[[], object] | Place) -> None:
+        self._queues[queue].append(item)
+        self._given[queue] += 1
+
+    def hold(self, queue: Queue, place: Place) -> None:
+        self._held[queue].append((self._given[queue], place))
+
+    def hears(self, use: Use) -> bool:
+        self.used.add(use)
+        return use != self.deaf
+
+    # --- the passing of time --------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Some operations, or none."""
+        while self._random.random() < self._eager / (1 + self._eager) and self.step():
+            pass
+
+    def step(self) -> bool:
+        """One operation that may be done now; False if there is none."""
+        ready = [queue for queue in Queue if self._ready(queue)]
+        if not ready:
+            return False
+        queue = self._favoured if self._favoured in ready and self._random.random() < 0.9 else None
+        queue = queue or self._random.choice(ready)
+        item = self._queues[queue].popleft()
+        self._done[queue] += 1
+        if isinstance(item, Place):
+            item.passed = True
+        else:
+            item()
+        return True
+
+    def _ready(self, queue: Queue) -> bool:
+        held = self._held[queue]
+        while held and held[0][1].passed:
+            held.popleft()
+        return bool(self._queues[queue]) and not (held and held[0][0] <= self._done[queue])
+
+    def until(self, place: Place) -> None:
+        while not place.passed:
+            assert self.step(), "what is waited for never comes"
+
+    def finish(self) -> None:
+        while self.step():
+            pass
+        assert not any(self._queues.values()), "a queue is held for ever"
+
+
+class Fence:
+    def __init__(self, device: Device, name: str) -> None:
+        self._device, self._name = device, name
+        self._place: Place | None = None
+
+    def set(self, queue: Queue) -> None:
+        self._device.calls += 1
+        self._place = Place()
+        self._device.give(queue, self._place)
+        self._device.work()
+
+    def hold(self, queue: Queue) -> None:
+        self._device.calls += 1
+        if self._device.hears((self._name, "hold")) and self._place is not None:
+            self._device.hold(queue, self._place)
+
+    def passed(self) -> bool:
+        self._device.work()
+        return not self._device.hears((self._name, "passed")) or self._place is None or self._place.passed
+
+    def wait(self) -> None:
+        self._device.work()
+        if self._device.hears((self._name, "wait")) and self._place is not None and not self._place.passed:
+            self._device.waits += 1
+            self._device.until(self._place)
+
+
+# --- stories: what a node does, in any order, and what it must find -----------------------------------------
+
+
+class World:
+    """Pages on the device, and beside them what they would be had all been done at once."""
+
+    def __init__(self, random: Random, deaf: Use | None, **sizes: int) -> None:
+        self.random, self.device = random, Device(random, deaf)
+        self.cache = KVCache(LAYOUT, PAGES, PAGE_SIZE)
+        self.shadow = KVCache(LAYOUT, PAGES, PAGE_SIZE)
+        most = LAYOUT.layers * TOKENS * CELL
+        self.pages = PinnedPages(self.cache, self.device, size=most, indices=2, **sizes)
+
+    def part(self) -> tuple[np.ndarray, slice]:
+        count = self.random.randint(1, TOKENS)
+        start = self.random.randint(0, LAYOUT.layers - 1)
+        slots = np.array(self.random.sample(range(PAGES * PAGE_SIZE), count))
+        return slots, slice(start, self.random.randint(start + 1, LAYOUT.layers))
+
+    def bytes(self, slots: np.ndarray, layers: slice) -> bytearray:
+        return bytearray(self.random.randbytes(len(slots) * len(range(LAYOUT.layers)[layers]) * CELL))
+
+    def compute(self) -> None:
+        """A kernel that writes pages."""
+        slots, layers = self.part()
+        data = self.bytes(slots, layers)
+        self.shadow.write(slots, layers, data)
+        self.device.run(Queue.COMPUTE, lambda: self.cache.write(slots, layers, data))
+
+
+def pages_go_out(random: Random, deaf: Use | None = None, turns: int = 30) -> Device:
+    """Slabs are begun, taken and dropped, with and without asking whether they are there."""
+    world, copies = World(random, deaf, out=3, into=1), []
+    for _ in range(turns):
+        match random.choice(["compute", "begin", "begin", "take", "drop"]):
+            case "compute":
+                world.compute()
+            case "begin":
+                part = world.part()
+                if (copy := world.pages.begin(*part)) is not None:
+                    copies.append((copy, bytes(world.shadow.read(*part))))
+            case "take" if copies:
+                copy, wanted = copies.pop(random.randrange(len(copies)))
+                out = bytearray(len(wanted))
+                if copy.ready() or random.random() < 0.5:
+                    copy.take(memoryview(out))
+                    assert out == wanted, "other bytes were read"
+                copy.drop()
+            case "drop" if copies:
+                copies.pop(0)[0].drop()
+    return world.device
+
+
+def pages_come_in(random: Random, deaf: Use | None = None, turns: int = 30) -> Device:
+    """Frames arrive in memory of the wire's own, which is used again at once, or where they can be sent on
+    from; some are found wrong and not written. Kernels read and write the pages.
+    """
+    world, seen = World(random, deaf, out=1, into=2), []
+    for _ in range(turns):
+        slots, layers = world.part()
+        data = world.bytes(slots, layers)
+        match random.choice(["compute", "read", "write", "write", "land", "land"]):
+            case "compute":
+                world.compute()
+            case "read":
+                wanted = bytes(world.shadow.read(slots, layers))
+                world.device.run(
+                    Queue.COMPUTE,
+                    lambda p=(slots, layers), w=wanted: seen.append(bytes(world.cache.read(*p)) == w),
+                )
+            case "write":
+                world.shadow.write(slots, layers, data)
+                world.pages.write(slots, layers, data)
+                data[:] = bytes(len(data))
+            case "land":
+                body = world.pages.landing(len(data))
+                body[:] = data
+                if random.random() < 0.8:
+                    world.shadow.write(slots, layers, data)
+                    world.pages.write(slots, layers, body)
+    world.device.finish()
+    assert all(seen), "a kernel saw other bytes"
+    every = np.arange(PAGES * PAGE_SIZE)
+    assert world.cache.read(every) == world.shadow.read(every), "other bytes were written"
+    return world.device
