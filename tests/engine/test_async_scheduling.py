@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import Answers, engine, run, workload
+from runs import Answers, run, workload
+from test_engine import engine
 from tiny import model_folder, sequence
 
 from pagewire.engine.engine import Engine

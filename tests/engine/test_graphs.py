@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_engine import run, workload
+from runs import run, workload
 from tiny import model_folder
 
 from pagewire.engine.batch import Batch
@@ -23,9 +23,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def engine(folder: Path, *, captured: bool, ahead: bool = False) -> Engine:
     built = build_engine(
-        model_folder(folder), load_format="dummy", quantization="none", kv_cache_bytes=1 << 20, max_num_seqs=12,
+        model_folder(folder),
+        load_format="dummy",
+        quantization="none",
+        kv_cache_bytes=1 << 20,
+        max_num_seqs=12,
         async_scheduling=ahead,
-    )  # fmt: skip
+    )
     if captured:
         built.engine.runner.capture(12, built.engine.config.max_model_len)
     return built.engine
@@ -94,7 +98,5 @@ def test_what_was_not_captured_is_computed_as_it_is(folder: Path) -> None:
     assert graphs.fits(decode_batch([5, 6], 1))
     assert not graphs.fits(decode_batch([5] * 13, 1)), "more rows"
     assert not graphs.fits(decode_batch([5], 40)), "a wider page table"
-    two_rows_of_one = decode_batch([5, 6], 1)._replace(
-        query_starts=np.array([0, 2]), context_lens=np.array([6])
-    )
-    assert not graphs.fits(two_rows_of_one)
+    chunk = decode_batch([5, 6], 1)._replace(query_starts=np.array([0, 2]), context_lens=np.array([6]))
+    assert not graphs.fits(chunk)
