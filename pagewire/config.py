@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CPU_KV_BYTES = 1 << 30  # of KV memory where nothing else is said and there is no GPU to be filled
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:

@@ -53,11 +53,15 @@ class LLM:
         kv_cache_dtype: str = "auto",
         activation_bits: str = "auto",
         max_model_len: int | None = None,
-        kv_cache_bytes: int = 1 << 30,
+        kv_cache_bytes: int | None = None,
+        gpu_memory_utilization: float = 0.9,
         page_size: int = 16,
         max_num_batched_tokens: int = 512,
         max_num_seqs: int = 64,
         enable_prefix_caching: bool = True,
+        async_scheduling: bool | None = None,
+        enforce_eager: bool = False,
+        deterministic: bool = False,
         threads: int | None = None,
     ) -> None:
         if threads is not None:
@@ -74,10 +78,14 @@ class LLM:
             activation_bits=activation_bits,
             max_model_len=max_model_len,
             kv_cache_bytes=kv_cache_bytes,
+            gpu_memory_utilization=gpu_memory_utilization,
             page_size=page_size,
             max_batch_tokens=max_num_batched_tokens,
             max_num_seqs=max_num_seqs,
             prefix_caching=enable_prefix_caching,
+            async_scheduling=async_scheduling,
+            cuda_graphs=not enforce_eager,
+            deterministic=deterministic,
         )
         self.engine = built.engine
         self._tokenizer = load_tokenizer(source)

@@ -23,7 +23,7 @@ from pagewire.engine.engine import Engine
 from pagewire.errors import ConfigError
 from pagewire.hub import resolve
 from pagewire.mailbox import SPEAKS, NodeMailbox
-from pagewire.messages import Epoch, Hello, NodeId
+from pagewire.messages import DECODE, Epoch, Hello, NodeId
 from pagewire.node_options import NodeOptions
 from pagewire.secret import secret_for
 from pagewire.status import Reporter
@@ -75,11 +75,15 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
         activation_bits=options.activation_bits,
         max_model_len=options.max_model_len,
         kv_cache_bytes=options.kv_cache_bytes,
+        gpu_memory_utilization=options.gpu_memory_utilization,
         page_size=options.page_size,
         max_batch_tokens=options.max_batch_tokens,
         max_mixed_tokens=options.max_mixed_tokens,
         max_num_seqs=options.max_num_seqs,
         prefix_caching=options.prefix_caching,
+        async_scheduling=options.async_scheduling,
+        cuda_graphs=options.cuda_graphs and options.role == DECODE,  # a prefill node decodes nothing
+        deterministic=options.deterministic,
         progress=status.loading,
     )
     gc.collect()

@@ -37,10 +37,14 @@ class NodeOptions:
     activation_bits: str = "auto"
     max_model_len: int | None = None
     page_size: int = 16
-    kv_cache_bytes: int = 1 << 30
+    kv_cache_bytes: int | None = None
+    gpu_memory_utilization: float = 0.9
     max_batch_tokens: int = 512
     max_mixed_tokens: int = 128
     max_num_seqs: int = 64
+    async_scheduling: bool | None = None
+    cuda_graphs: bool = True
+    deterministic: bool = False
     threads: int = 1
     niceness: int = 0
     watchdog_s: int = 60

@@ -122,10 +122,21 @@ class EngineFlags:
         str,
         typer.Option(
             metavar="SIZE",
-            help="Memory of each node for the KV cache, such as 512MiB.",
+            help="Memory of each node for the KV cache, such as 512MiB. auto: 1GiB on a CPU, on a GPU what "
+            "--gpu-memory-utilization leaves.",
             rich_help_panel="Engine",
         ),
-    ] = "1GiB"
+    ] = "auto"
+    gpu_memory_utilization: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            min=0.01,
+            max=1.0,
+            help="Of a GPU's memory, what all nodes of this command on it may use in all.",
+            rich_help_panel="Engine",
+        ),
+    ] = 0.9
     page_size: Annotated[
         int,
         typer.Option(
@@ -197,6 +208,32 @@ class EngineFlags:
         int,
         typer.Option(metavar="N", min=1, help="Sequences that one step computes.", rich_help_panel="Engine"),
     ] = 64
+    async_scheduling: Annotated[
+        bool | None,
+        typer.Option(
+            "--async-scheduling/--no-async-scheduling",
+            help="Give the device a step before the tokens of the last are seen. Default: on a GPU.",
+            show_default=False,
+            rich_help_panel="Engine",
+        ),
+    ] = None
+    enforce_eager: Annotated[
+        bool,
+        typer.Option(
+            "--enforce-eager",
+            help="On a GPU, launch each kernel of a decode step by itself, without captured graphs.",
+            rich_help_panel="Engine",
+        ),
+    ] = False
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="On a GPU too, answers do not depend on what else is computed with them. Slower. On a CPU "
+            "it is always so.",
+            rich_help_panel="Engine",
+        ),
+    ] = False
     no_prefix_caching: Annotated[
         bool,
         typer.Option(
@@ -240,7 +277,11 @@ class EngineFlags:
             activation_bits=self.activation_bits,
             max_model_len=names.max_model_len,
             page_size=self.page_size,
-            kv_cache_bytes=sizes.parse_size(self.kv_cache_memory),
+            kv_cache_bytes=None if self.kv_cache_memory == "auto" else sizes.parse_size(self.kv_cache_memory),
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            async_scheduling=self.async_scheduling,
+            cuda_graphs=not self.enforce_eager,
+            deterministic=self.deterministic,
             max_batch_tokens=self.max_num_batched_tokens,
             max_mixed_tokens=self.max_num_mixed_tokens,
             max_num_seqs=self.max_num_seqs,

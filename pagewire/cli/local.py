@@ -19,6 +19,7 @@ _YIELDING = 15  # a thirtieth of the weight of a process that does not yield
 class Local:
     """How many of what. ``node`` and ``router`` are templates: ids and addresses are filled in here.
 
+    ``gpus``: the nodes are shared out among them in turn, and those on one share its memory evenly.
     ``cores``, unless it is 0: prefill nodes share all these among them, and yield to whoever else wants one.
     Decode nodes have the ``threads`` of their own, so prompts are read with no less than what those leave,
     with more while they idle, and the gaps between tokens stay what they are.
@@ -30,6 +31,7 @@ class Local:
     node: NodeOptions
     router: RouterOptions
     cores: int = 0
+    gpus: tuple[str, ...] = ()
 
     def specs(self, folder: Path) -> list[ChildSpec]:
         """The router, then the nodes. ``folder`` is private to us: the sockets between them lie there."""
@@ -42,8 +44,19 @@ class Local:
         ]
         router = replace(self.router, mailbox=mailbox, router_id=ROUTER)
         return [_spec(ROUTER, ROUTER, router, threads=1)] + [
-            _spec(node.role, node.node_id, node, threads=node.threads) for node in nodes
+            _spec(node.role, node.node_id, self._share(node, i), threads=node.threads, gpu=self._gpu(i))
+            for i, node in enumerate(nodes)
         ]
+
+    def _gpu(self, index: int) -> str | None:
+        return self.gpus[index % len(self.gpus)] if self.gpus else None
+
+    def _share(self, node: NodeOptions, index: int) -> NodeOptions:
+        """``node`` with its part of its GPU's memory."""
+        if not self.gpus:
+            return node
+        beside = range(index % len(self.gpus), self.prefill + self.decode, len(self.gpus))
+        return replace(node, gpu_memory_utilization=node.gpu_memory_utilization / len(beside))
 
     def with_secret(self, path: str) -> Local:
         """The same, with the cluster secret in the file ``path``."""
@@ -61,12 +74,12 @@ class Local:
         return "tcp://127.0.0.1:0" if self.transport == "tcp" else f"shm://{folder / f'decode-{index}'}"
 
 
-def _spec(role: str, name: str, options: roles.Options, *, threads: int) -> ChildSpec:
+def _spec(role: str, name: str, options: roles.Options, *, threads: int, gpu: str | None = None) -> ChildSpec:
     return ChildSpec(
         name=name,
         argv=(sys.executable, "-m", "pagewire.cli.child", role, name),
         options=roles.to_json(options),
-        env=thread_environment(threads),
+        env=thread_environment(threads) | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}),
     )
 
 

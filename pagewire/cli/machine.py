@@ -79,6 +79,14 @@ def cpu_name(root: Path = ROOT) -> str:
     return os.uname().machine
 
 
+def gpus(root: Path = ROOT) -> tuple[str, ...]:
+    """The NVIDIA GPUs that this process may use, by the names that ``CUDA_VISIBLE_DEVICES`` gives them."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return tuple(name.strip() for name in visible.split(",") if name.strip() not in ("", "-1"))
+    folder = root / "proc/driver/nvidia/gpus"
+    return tuple(str(i) for i, _ in enumerate(folder.iterdir())) if folder.is_dir() else ()
+
+
 def shm_free(folder: Path = ROOT / "dev/shm") -> int | None:
     """Bytes free in the shared-memory file system, or None where there is none."""
     return shutil.disk_usage(folder).free if folder.is_dir() else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -22,10 +21,10 @@ from pagewire.cli.local import Local
 from pagewire.cli.progress import view_for
 from pagewire.cli.supervisor import GRACE, End, Supervisor
 from pagewire.cli.welcome import banner, until_ready
+from pagewire.config import CPU_KV_BYTES
 from pagewire.errors import ConfigError
 
 Transport = Literal["auto", "shm", "tcp"]
-_NVIDIA = Path("/dev/nvidiactl")
 
 
 @grouped
@@ -71,6 +70,7 @@ def serve(
         decode=decode,
         transport=transport,
         node=engine.options(model, names, nodes=prefill + decode),
+        gpus=machine.gpus(),
         cores=0 if engine.threads else machine.cores_to_share(prefill + decode),
         router=replace(
             http.options(model, names),
@@ -97,8 +97,8 @@ def _one_of(argument: str, option: str) -> str:
 def check_memory(local: Local) -> None:
     """Raises ConfigError if the KV caches alone are more than this machine has."""
     nodes = local.prefill + local.decode
-    each, there = local.node.kv_cache_bytes, machine.memory_available()
-    if nodes * each > there and not _NVIDIA.exists():  # with a GPU the pages lie in its memory
+    each, there = local.node.kv_cache_bytes or CPU_KV_BYTES, machine.memory_available()
+    if nodes * each > there and not local.gpus:  # with a GPU the pages lie in its memory
         raise ConfigError(
             f"{nodes} nodes with {sizes.format_size(each)} of KV cache each need more than the "
             f"{sizes.format_size(there)} that are free; lower --kv-cache-memory"

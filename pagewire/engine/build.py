@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from pagewire.config import EngineConfig
+from pagewire.config import CPU_KV_BYTES, EngineConfig
 from pagewire.engine import gpu_memory
 from pagewire.engine.engine import Engine
 from pagewire.engine.kv_cache import KVCache, pages_for
@@ -25,7 +25,6 @@ from pagewire.layout import KVLayout
 from pagewire.model_config import ModelConfig, fingerprint, kv_layout, load_config
 
 Progress = Callable[[int, int], None]
-CPU_KV_BYTES = 1 << 30
 
 
 class Built(NamedTuple):
@@ -76,6 +75,8 @@ def build_engine(
     torch_dtype = _dtype(dtype, device)
     quantization = quantization_for(quantization, source, model, dtype, device)
     precision = quantization if quantization == "none" else f"{quantization}, rows in {activation_bits}"
+    if deterministic and device.type != "cpu":
+        precision += ", deterministic"
     kv_dtype = _kv_dtype(kv_cache_dtype, torch_dtype, device, quantization)
     layout = kv_layout(model, kv_dtype, fingerprint(source, load_format, precision))
     limit = max_model_len or model.context_length

@@ -89,3 +89,21 @@ def test_nodes_are_named_by_their_role(role: str) -> None:
         "prefill": ["prefill-0"],
         "decode": ["decode-0", "decode-1"],
     }[role]
+
+
+def test_nodes_are_shared_out_among_the_gpus_and_share_the_memory_of_one() -> None:
+    def parts(gpus: tuple[str, ...]) -> list[tuple[str | None, float]]:
+        local = replace(LOCAL, gpus=gpus)
+        specs = local.specs(FOLDER)[1:]
+        shares = [round(node.gpu_memory_utilization, 3) for node in nodes(local)]
+        return [
+            (spec.env.get("CUDA_VISIBLE_DEVICES"), share) for spec, share in zip(specs, shares, strict=True)
+        ]
+
+    assert parts(()) == [(None, 0.9)] * 3
+    assert parts(("0",)) == [("0", 0.3)] * 3
+    assert parts(("2", "5")) == [("2", 0.45), ("5", 0.9), ("2", 0.45)]
+    assert parts(("0", "1", "2", "3")) == [("0", 0.9), ("1", 0.9), ("2", 0.9)]
+    assert "CUDA_VISIBLE_DEVICES" not in replace(LOCAL, gpus=("0",)).specs(FOLDER)[0].env, (
+        "the router has none"
+    )

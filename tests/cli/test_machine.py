@@ -100,3 +100,18 @@ def test_no_shared_memory_folder(tmp_path: Path) -> None:
 def test_this_machine_can_be_read() -> None:
     assert machine.cores() >= 1
     assert machine.memory_available() > 0
+
+
+def test_gpus_are_those_of_the_driver_or_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine.gpus(tmp_path) == ()
+    for bus in ("0000:1b:00.0", "0000:2b:00.0"):
+        (tmp_path / "proc/driver/nvidia/gpus" / bus).mkdir(parents=True)
+    assert machine.gpus(tmp_path) == ("0", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-ab")
+    assert machine.gpus(tmp_path) == ("3", "GPU-ab")
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert machine.gpus(tmp_path) == ()
