@@ -67,9 +67,7 @@ class Case:
     nbytes: int
     flops: int
     rate: Literal["bf16", "fp8", "int8"] = "bf16"  # which matrix rate bounds its operations
-    moves: Literal["copy", "h2d", "d2h"] = (
-        "copy"  # which copy bounds its bytes: on the card, or with the host
-    )
+    moves: Literal["copy", "h2d", "d2h"] = "copy"  # which copy bounds its bytes
     peers: Mapping[str, Run | Sequence[Run]] = field(default_factory=dict)
     target: Target | None = None
     tune: Tune | None = None

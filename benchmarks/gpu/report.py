@@ -1,0 +1,196 @@
+"""What was measured, put together: its columns and its sentences, as Markdown and as JSON.
+
+Knows outcomes and verdicts; measures nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.checks import Verdict
+from benchmarks.gpu.conductor import Outcome
+from benchmarks.gpu.rows import UNITS, Row, rows
+
+MARK = "<!-- figures -->"  # what stands before it in the page is kept
+
+
+@dataclass
+class Report:
+    title: str
+    date: str
+    driver: str = ""
+    prove: bool = False
+    seconds: float = 0.0
+    outcomes: list[Outcome] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return all(each.good for each in self.outcomes) and all(each.good for each in self.verdicts)
+
+    def rows(self) -> list[Row]:
+        return [row for outcome in self.outcomes for row in rows(outcome)]
+
+    def about(self) -> str:
+        about = next((each.about for each in self.outcomes if each.about), None)
+        if about is None:
+            return self.date
+        versions = [f"{name} {about[name]}" for name in ("torch", "triton", "cuda", "python")]
+        return ", ".join([about["device"], self.driver and f"driver {self.driver}", *versions, self.date])
+
+    def ceilings(self) -> str:
+        """Each section has its own; the middle one, with the lowest and the highest."""
+        parts = []
+        for name, unit in UNITS.items():
+            found = sorted(each.ceilings[name] for each in self.outcomes if name in each.ceilings)
+            if found:
+                spread = f" ({found[0]:.4g} to {found[-1]:.4g})" if len(found) > 1 else ""
+                unit = unit if unit == "GB/s" else "TFLOP/s"
+                parts.append(f"{name} {found[len(found) // 2]:.4g}{spread} {unit}")
+        missing = {name: why for each in self.outcomes for name, why in each.missing.items()}
+        parts += [f"{name} not measured: {why[:80]}" for name, why in missing.items()]
+        return "; ".join(parts) or "none"
+
+    def summary(self) -> str:
+        every = self.rows()
+        wrong = sum(row.trouble.startswith("WRONG") for row in every)
+        failed = sum(row.trouble.startswith("FAILED") for row in every)
+        met = [row.met for row in every if row.target and not row.trouble]
+        unfinished = [each.name for each in self.outcomes if not each.finished]
+        line = f"{len(every)} cases, {wrong} wrong, {failed} failed; targets: {met.count(True)} met, "
+        line += f"{met.count(False)} missed, {met.count(None)} open; {self.seconds:.0f} s"
+        return line + (f"; NOT FINISHED: {', '.join(unfinished)}" if unfinished else "")
+
+    def sayings(self) -> Iterator[str]:
+        """What else there is to say, a line each."""
+        for outcome in self.outcomes:
+            for event in outcome.results:
+                if "figures" in event:
+                    figures = ", ".join(
+                        f"{name} {_number(value)}" for name, value in event["figures"].items()
+                    )
+                    yield f"{event['kernel']} {event['shape']}: {figures}"
+        hosts = [
+            f"{event['kernel']} {event['host_us']:.0f} ({event['alone_us']:.0f})"
+            for outcome in self.outcomes
+            for event in outcome.results
+            if "host_us" in event
+        ]
+        if hosts:
+            yield "us of the host for one direct launch (until its result is there): " + ", ".join(hosts)
+        for outcome in self.outcomes:
+            if outcome.tuned:
+                chosen = [each["chosen"] for each in outcome.tuned if each["chosen"]]
+                gains = [f"{each['default_us'] / each['us']:.2f}x" for each in chosen]
+                yield f"{outcome.name} tuned: {len(chosen)} of {len(outcome.tuned)} entries {' '.join(gains)}"
+        for outcome in self.outcomes:
+            yield from (f"{outcome.name}: {note}" for note in outcome.notes)
+        yield from (f"{each.name}: {'' if each.good else 'NOT GOOD '}{each.line}" for each in self.verdicts)
+        yield from self.notes
+
+
+Column = tuple[str, Callable[[Row], str]]
+
+COLUMNS: list[Column] = [
+    ("shape", lambda row: row.shape),
+    ("us", lambda row: f"{row.us:.1f}" + ("*" if row.how == "direct" else "") + ("t" if row.tuned else "")),
+    ("rate", lambda row: row.rate),
+    ("ceil", lambda row: "" if row.share is None else f"{row.share:.0%}"),
+    ("peer", lambda row: "-" if row.ratio is None else f"{row.ratio:.2f}x {row.peer}"),
+    ("error", lambda row: "" if row.error is None else f"{row.error:.0e}".replace("e-0", "e-")),
+    ("+-", lambda row: f"{row.spread:.1%}"),
+    (
+        "target",
+        lambda row: {True: "met", False: f"MISSED {row.target}", None: row.target and "open"}[row.met],
+    ),
+]
+
+
+def markdown(report: Report, page: str) -> str:
+    """``page`` with everything behind its mark replaced."""
+    head = page.split(MARK)[0].rstrip() if MARK in page else f"# {report.title}"
+    lines = [head, "", MARK, "", f"Measured: {report.about()}.", "", f"Ceilings: {report.ceilings()}.", ""]
+    if report.prove:
+        lines += ["**A proof on a CPU with tiny shapes: no time here means anything.**", ""]
+    lines += [f"{report.summary()}.", ""]
+    for outcome in report.outcomes:
+        lines += [f"## {outcome.name}", ""]
+        if table := rows(outcome):
+            lines += [
+                "| kernel | shape | us | rate | of ceiling | best peer | error | spread | target | peers |"
+            ]
+            lines += ["|---|---|---|---|---|---|---|---|---|---|"]
+            lines += [_markdown_row(row) for row in table] + [""]
+    if said := list(report.sayings()):
+        lines += ["## Beside the table", "", *(f"- {_escaped(line)}" for line in said), ""]
+    return "\n".join(lines)
+
+
+def _markdown_row(row: Row) -> str:
+    if row.trouble:
+        cells = [row.kernel, row.shape, f"**{row.trouble}**", *[""] * 7]
+    else:
+        cells = [row.kernel] + [text(row) for _, text in COLUMNS] + [row.peers]
+        cells[-2] = f"{row.target}: {'met' if row.met else 'missed'}" if row.met is not None else cells[-2]
+    return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def results(report: Report) -> dict[str, Any]:
+    return {
+        "title": report.title,
+        "date": report.date,
+        "driver": report.driver,
+        "proof": report.prove,
+        "seconds": report.seconds,
+        "good": report.good,
+        "sections": [
+            {name: getattr(each, name) for name in each.__dataclass_fields__} for each in report.outcomes
+        ],
+        "checks": [{"name": each.name, "good": each.good, "line": each.line} for each in report.verdicts],
+        "notes": report.notes,
+    }
+
+
+def tuned_file(report: Report, present: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The name and content of the table of launch parameters, ``present`` with the new entries; None if there
+    are none."""
+    about = next((each.about for each in report.outcomes if each.about), None)
+    chosen = [event["chosen"] for each in report.outcomes for event in each.tuned if event["chosen"]]
+    if about is None or not chosen:
+        return None
+    kernels: dict[str, list[dict[str, Any]]] = {
+        name: list(old) for name, old in present.get("kernels", {}).items()
+    }
+    for each in chosen:
+        entries = kernels.setdefault(each["kernel"], [])
+        entries[:] = [entry for entry in entries if entry["shape"] != each["shape"]]
+        numbers = {name: round(each[name], 2) for name in ("us", "default_us")}
+        stamp = {"measured": report.date, "triton": about["triton"]}
+        entries.append({"shape": each["shape"], "use": each["use"], **numbers, **stamp})
+    head = {"device": about["device"], "triton": about["triton"], "measured": report.date}
+    return about["table"], {**head, "kernels": kernels}
+
+
+def write(report: Report, out: Path, page: Path, table_folder: Path) -> None:
+    """Whatever is known by now: called after each section, so that an end from outside costs the the rest."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(results(report), indent=1) + "\n")
+    (out / "gpu.md").write_text(markdown(report, page.read_text() if page.exists() else ""))
+    about = next((each.about for each in report.outcomes if each.about), {})
+    present = table_folder / about.get("table", "none")
+    tuned = tuned_file(report, json.loads(present.read_text()) if present.exists() else {})
+    if tuned is not None:
+        (out / tuned[0]).write_text(json.dumps(tuned[1], indent=1) + "\n")
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
