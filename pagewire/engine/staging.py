@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.staging_in import PagesIn
 from pagewire.engine.staging_index import SlotIndex
-from pagewire.engine.staging_lane import CudaLane, Lane, PlainLane
+from pagewire.engine.staging_lane import CudaLane, Fence, Lane, PlainLane, Queue
 from pagewire.engine.staging_out import PagesOut, PinnedCopy
 
 Ints = NDArray[np.int64]
@@ -74,14 +74,18 @@ class PinnedPages:
         lane = lane or (CudaLane(device) if device.type == "cuda" else PlainLane())
         self.lane = lane
         most = size // (layout.token_bytes // layout.layers)  # tokens of one layer in a buffer
-        index = SlotIndex(lane, min(most, cache.num_pages * cache.page_size), indices)
+        most = min(most, cache.num_pages * cache.page_size)
         self._cache = cache
-        self._out = PagesOut(cache, lane, index, out, size)
-        self._in = PagesIn(cache, lane, index, into, size)
+        self._out = PagesOut(cache, lane, SlotIndex(lane, Queue.MOVES, most, indices), out, size)
+        self._in = PagesIn(cache, lane, SlotIndex(lane, Queue.COMPUTE, most, indices), into, size)
 
-    def begin(self, slots: Ints, layers: slice) -> PinnedCopy | None:
-        """As ``kv_transfer.PageSource``. The pages may be given to others at once."""
-        return self._out.begin(slots, layers)
+    def mark(self) -> Fence:
+        """What is in the pages by what the device was given so far: to be read without what comes later."""
+        return self._out.mark()
+
+    def begin(self, slots: Ints, layers: slice, mark: Fence | None = None) -> PinnedCopy | None:
+        """As ``kv_transfer.PageSource``, of what was computed at ``mark``, or until now."""
+        return self._out.begin(slots, layers, mark)
 
     def landing(self, size: int) -> memoryview:
         """Pinned memory for the next frame's body: see ``PagesIn.landing``."""

@@ -44,6 +44,7 @@ class PagesIn:
     """``buffers`` of ``size`` bytes, allocated once. ``write`` is as ``kv_transfer.PageSink`` has it."""
 
     def __init__(self, cache: KVCache, lane: Lane, index: SlotIndex, buffers: int, size: int) -> None:
+        """``index`` is for COMPUTE."""
         self._cache, self._lane, self._index = cache, lane, index
         host, there = lane.host(buffers * size), lane.device(buffers * size)
         parts = [slice(at, at + size) for at in range(0, buffers * size, size)]

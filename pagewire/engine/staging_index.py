@@ -19,18 +19,19 @@ _ENTRIES, _LEAST, _BYTES = 256, 8, 4 << 20
 
 
 class SlotIndex:
-    """Up to ``entries`` rows of at most ``tokens`` slots; by default as many as a few MiB hold.
+    """Up to ``entries`` rows of at most ``tokens`` slots, for kernels on ``queue``; by default as many rows
+    as a few MiB hold.
 
-    Happens-before. A row on the device is written and read on COMPUTE only: the copy that gives it other
+    Happens-before. A row on the device is written and read on ``queue`` only: the copy that gives it other
     numbers comes after all reads of the old ones. The host's row is read by that copy alone, and ``brought``
     lies behind it: the host waits for it before it writes there again. The row used longest ago is taken, so
     that is long past unless ``entries`` is tiny.
     """
 
-    def __init__(self, lane: Lane, tokens: int, entries: int | None = None) -> None:
+    def __init__(self, lane: Lane, queue: Queue, tokens: int, entries: int | None = None) -> None:
         tokens += tokens % 2  # so that each row begins at 16 bytes
         count = entries or max(_LEAST, min(_ENTRIES, _BYTES // (8 * tokens)))
-        self._lane = lane
+        self._lane, self._queue = lane, queue
         self._host = lane.host(count * tokens * 8).view(torch.int64).view(count, tokens)
         self._device = lane.device(count * tokens * 8).view(torch.int64).view(count, tokens)
         self._brought = [lane.fence("brought") for _ in range(count)]
@@ -38,7 +39,7 @@ class SlotIndex:
         self._rows: OrderedDict[bytes, int] = OrderedDict()  # used longest ago first
 
     def of(self, slots: Ints) -> torch.Tensor:
-        """``slots`` [n] in the device's memory, for what is given to COMPUTE before the next call."""
+        """``slots`` [n] in the device's memory, for what is given to the queue before the next call."""
         slots = np.ascontiguousarray(slots, np.int64)
         key, size = slots.tobytes(), len(slots)
         assert 0 < size <= self._device.shape[1], size
@@ -53,5 +54,5 @@ class SlotIndex:
         fence.wait()
         host, device = self._host[row, :size], self._device[row, :size]
         host.numpy()[:] = slots
-        self._lane.run(Queue.COMPUTE, lambda: device.copy_(host, non_blocking=True))
-        fence.set(Queue.COMPUTE)
+        self._lane.run(self._queue, lambda: device.copy_(host, non_blocking=True))
+        fence.set(self._queue)

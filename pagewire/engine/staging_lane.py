@@ -1,8 +1,8 @@
-"""The two queues of a device that the handoff uses, and fences between them.
+"""The queues of a device that the handoff uses, and fences between them.
 
-What is given to a queue runs later, in the order in which it was given; the two queues run beside each
-other and beside the host. Nothing else is ordered but by a fence: ``set`` puts it behind all that a queue
-has, and ``hold`` and ``wait`` make the other queue and the host wait for that place. ``staging_out`` and
+What is given to a queue runs later, in the order in which it was given; the queues run beside each other and
+beside the host. Nothing else is ordered but by a fence: ``set`` puts it behind all that a queue has, and
+``hold`` and ``wait`` make another queue and the host wait for that place. ``staging_out`` and
 ``staging_in`` are written against this alone, so a test can put in its place a device that runs what it was
 given as late, as early and as disorderly as the fences let it. Knows streams and memory; knows no page and
 no slab.
@@ -18,7 +18,8 @@ import torch
 
 
 class Queue(Enum):
-    COMPUTE = auto()  # the stream on which the model computes
+    COMPUTE = auto()  # what the model computes
+    MOVES = auto()  # kernels that read pages beside it
     COPIES = auto()  # copies between host and device
 
 
@@ -61,21 +62,29 @@ class Lane(Protocol):
 
 
 class CudaLane:
-    """COMPUTE is the stream that is current when something is given to it, COPIES one of our own."""
+    """COMPUTE is the stream that is current when something is given to it, the others are our own.
+
+    MOVES come first wherever there is room: they are short, and would else stand behind all blocks of a
+    product that was begun before.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._own = {
+            Queue.MOVES: torch.cuda.Stream(device, priority=-1),  # type: ignore[no-untyped-call]
+            Queue.COPIES: torch.cuda.Stream(device),  # type: ignore[no-untyped-call]
+        }
 
     def run(self, queue: Queue, operation: Callable[[], object]) -> None:
         if queue is Queue.COMPUTE:
             operation()
             return
-        with torch.cuda.stream(self._side):
+        with torch.cuda.stream(self._own[queue]):
             operation()
 
     def stream(self, queue: Queue) -> torch.cuda.Stream:
-        return torch.cuda.current_stream(self._device) if queue is Queue.COMPUTE else self._side
+        own = self._own.get(queue)
+        return torch.cuda.current_stream(self._device) if own is None else own
 
     def fence(self, name: str) -> CudaFence:
         return CudaFence(self)

@@ -1,16 +1,20 @@
 """KV pages on their way out of the device: gather kernel -> slab on the device -> pinned host memory -> wire.
 
-The gather runs on the stream that computes, the copy to the host on a stream of its own, beside the layers
-that are computed next. Knows memory, slots and a ``Lane``; knows no transfer, sequence or page's owner.
+The host gives a step to the device long before it is computed. A gather on the stream that computes would
+come behind all of it, and no layer would leave while the next ones are computed. So gathers run on a queue of
+their own, and the copies to the host on another, beside whatever is computed. Knows memory, slots and a
+``Lane``; knows no transfer, sequence or page's owner.
 
 Happens-before, for a buffer (a slab on the device and its twin in host memory):
 
-- The gather sees the pages as the kernels before it left them, and whoever is given a page afterwards writes
-  it in a later kernel: all of them are on COMPUTE.
-- The copy sees the gather: COPIES is held at ``gathered``, which is set behind it on COMPUTE.
+- The gather sees what was computed: it is given to MOVES when the mark that was set behind the kernels which
+  write those pages has been passed; or, without a mark, MOVES is held at one that is set now.
+- Whoever is given a page afterwards spoils nothing: its owner keeps it until the slab is taken, which is
+  behind ``arrived``, or dropped, and then it is nobody's what a gather still reads there.
+- The copy sees the gather: COPIES is held at ``gathered``.
 - The host reads what was copied: ``arrived`` is set behind the copy, and ``take`` waits for it.
 - The next use of a buffer spoils nothing: it begins when the slab was taken, behind ``arrived``, or dropped,
-  and then its bytes are nobody's; what is copied next comes behind them on COPIES, and ``arrived`` anew.
+  and then its bytes are nobody's: what is copied next comes behind them on COPIES, and ``arrived`` anew.
 
 A buffer whose slab was dropped nevertheless stays away until its copy is done, so that no more is under way
 than there are buffers, however often a wire without room makes a sender begin again.
@@ -28,7 +32,7 @@ from kernels import kv_pages
 from kernels.backend import use_triton
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.staging_index import SlotIndex
-from pagewire.engine.staging_lane import Lane, Queue
+from pagewire.engine.staging_lane import Fence, Lane, Queue
 
 Ints = NDArray[np.int64]
 
@@ -43,21 +47,34 @@ class PagesOut:
     """``buffers`` of ``size`` bytes, allocated once. ``begin`` is as ``kv_transfer.PageSource`` has it."""
 
     def __init__(self, cache: KVCache, lane: Lane, index: SlotIndex, buffers: int, size: int) -> None:
+        """``index`` is for MOVES."""
         self._cache, self._lane, self._index = cache, lane, index
         host, there = lane.host(buffers * size), lane.device(buffers * size)
         parts = [slice(at, at + size) for at in range(0, buffers * size, size)]
         self._free = deque(OutBuffer(lane, host[part], there[part]) for part in parts)
 
-    def begin(self, slots: Ints, layers: slice) -> PinnedCopy | None:
-        """The pages may be given to others at once. Six calls of the device at most, and no wait."""
+    def mark(self) -> Fence:
+        """Behind all that the device was given to compute so far."""
+        fence = self._lane.fence("computed")
+        fence.set(Queue.COMPUTE)
+        return fence
+
+    def begin(self, slots: Ints, layers: slice, mark: Fence | None = None) -> PinnedCopy | None:
+        """Read what the pages hold behind ``mark``, or behind all that was given so far. None if that is not
+        yet computed, or too much is under way. A few calls of the device, and no wait.
+        """
         if not self._free or not self._free[0].arrived.passed():
+            return None
+        if mark is None:
+            self.mark().hold(Queue.MOVES)
+        elif not mark.passed():
             return None
         buffer, lane, pages = self._free.popleft(), self._lane, self._cache.pages[layers]
         size = slab_bytes(pages, len(slots))
         assert size <= len(buffer.host), f"{size} bytes in one slab"
         slab, host, index = buffer.device[:size], buffer.host[:size], self._index.of(slots)
-        lane.run(Queue.COMPUTE, lambda: gather_into(pages, index, as_slab(slab, pages)))
-        buffer.gathered.set(Queue.COMPUTE)
+        lane.run(Queue.MOVES, lambda: gather_into(pages, index, as_slab(slab, pages)))
+        buffer.gathered.set(Queue.MOVES)
         buffer.gathered.hold(Queue.COPIES)
         lane.run(Queue.COPIES, lambda: host.copy_(slab, non_blocking=True))
         buffer.arrived.set(Queue.COPIES)

@@ -8,7 +8,8 @@ whether its bytes were overwritten before, or are read before, shows in what arr
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from random import Random
 
 import numpy as np
@@ -17,11 +18,13 @@ import torch
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.staging import PinnedPages
 from pagewire.engine.staging_lane import Queue
+from pagewire.engine.staging_out import PinnedCopy
 from pagewire.layout import KVLayout
 
-Use = tuple[str, str]  # a fence's name and what it was used for: "hold", "passed" or "wait"
+Use = tuple[str, str]  # a fence's name and what it is used for: "passed", "wait", or a queue that it holds
 LAYOUT = KVLayout(layers=3, kv_heads=1, head_dim=4, dtype="float16", model="m")
 PAGES, PAGE_SIZE, TOKENS = 3, 4, 5
+Part = tuple[np.ndarray, slice]
 CELL = LAYOUT.token_bytes // LAYOUT.layers
 
 
@@ -124,7 +127,7 @@ class Fence:
 
     def hold(self, queue: Queue) -> None:
         self._device.calls += 1
-        if self._device.hears((self._name, "hold")) and self._place is not None:
+        if self._device.hears((self._name, queue.name)) and self._place is not None:
             self._device.hold(queue, self._place)
 
     def passed(self) -> bool:
@@ -151,43 +154,64 @@ class World:
         most = LAYOUT.layers * TOKENS * CELL
         self.pages = PinnedPages(self.cache, self.device, size=most, indices=2, **sizes)
 
-    def part(self) -> tuple[np.ndarray, slice]:
-        count = self.random.randint(1, TOKENS)
+    def part(self, but: Iterable[int] = ()) -> Part:
+        """Some slots, none of them of ``but``, and some layers."""
+        free = sorted(set(range(PAGES * PAGE_SIZE)) - set(but))
+        slots = self.random.sample(free, self.random.randint(1, min(TOKENS, len(free))))
         start = self.random.randint(0, LAYOUT.layers - 1)
-        slots = np.array(self.random.sample(range(PAGES * PAGE_SIZE), count))
-        return slots, slice(start, self.random.randint(start + 1, LAYOUT.layers))
+        return np.array(slots), slice(start, self.random.randint(start + 1, LAYOUT.layers))
 
     def bytes(self, slots: np.ndarray, layers: slice) -> bytearray:
         return bytearray(self.random.randbytes(len(slots) * len(range(LAYOUT.layers)[layers]) * CELL))
 
-    def compute(self) -> None:
-        """A kernel that writes pages."""
-        slots, layers = self.part()
-        data = self.bytes(slots, layers)
+    def compute(self, slots: np.ndarray, layers: slice) -> bytes:
+        """A kernel that writes pages. What it writes."""
+        data = bytes(self.bytes(slots, layers))
         self.shadow.write(slots, layers, data)
         self.device.run(Queue.COMPUTE, lambda: self.cache.write(slots, layers, data))
+        return data
 
 
-def pages_go_out(random: Random, deaf: Use | None = None, turns: int = 30) -> Device:
-    """Slabs are begun, taken and dropped, with and without asking whether they are there."""
-    world, copies = World(random, deaf, out=3, into=1), []
+@dataclass(eq=False)
+class Published:
+    """KV that is in the pages until it is retracted: so long nobody else writes there."""
+
+    part: Part
+    wanted: bytes
+    mark: Fence
+    copies: list[PinnedCopy] = field(default_factory=list)
+
+
+def pages_go_out(random: Random, deaf: Use | None = None, turns: int = 40) -> Device:
+    """KV is computed, begun to be read, with and without its mark, taken and retracted; others write next to
+    it, and there as soon as it is retracted.
+    """
+    world, kept = World(random, deaf, out=3, into=1), list[Published]()
     for _ in range(turns):
-        match random.choice(["compute", "begin", "begin", "take", "drop"]):
-            case "compute":
-                world.compute()
-            case "begin":
-                part = world.part()
-                if (copy := world.pages.begin(*part)) is not None:
-                    copies.append((copy, bytes(world.shadow.read(*part))))
-            case "take" if copies:
-                copy, wanted = copies.pop(random.randrange(len(copies)))
-                out = bytearray(len(wanted))
+        but = [slot for each in kept for slot in each.part[0]]
+        each = random.choice(kept) if kept else None
+        match random.choice(["compute", "publish", "publish", *["begin"] * 4, "take", "retract"]):
+            case "compute" if len(but) < PAGES * PAGE_SIZE:
+                world.compute(*world.part(but))
+            case "publish" if len(but) < PAGES * PAGE_SIZE:
+                part = world.part(but)
+                kept.append(Published(part, world.compute(*part), world.pages.mark()))
+            case "begin" if each is not None:
+                mark = random.choice([each.mark, None])
+                if (copy := world.pages.begin(*each.part, mark)) is not None:
+                    each.copies.append(copy)
+            case "take" if each is not None and each.copies:
+                copy, out = each.copies.pop(), bytearray(len(each.wanted))
                 if copy.ready() or random.random() < 0.5:
                     copy.take(memoryview(out))
-                    assert out == wanted, "other bytes were read"
-                copy.drop()
-            case "drop" if copies:
-                copies.pop(0)[0].drop()
+                    assert out == each.wanted, "other bytes were read"
+                else:
+                    each.copies.append(copy)
+            case "retract" if each is not None:
+                kept.remove(each)
+                for copy in each.copies:
+                    copy.drop()
+                world.compute(*each.part)
     return world.device
 
 
@@ -201,7 +225,7 @@ def pages_come_in(random: Random, deaf: Use | None = None, turns: int = 30) -> D
         data = world.bytes(slots, layers)
         match random.choice(["compute", "read", "write", "write", "land", "land"]):
             case "compute":
-                world.compute()
+                world.compute(slots, layers)
             case "read":
                 wanted = bytes(world.shadow.read(slots, layers))
                 world.device.run(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from staging_device import Device, Use, pages_come_in, pages_go_out
+from staging_device import Device, Place, Use, pages_come_in, pages_go_out
 
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.staging import HostPages, PinnedPages, handoff_pages
@@ -24,8 +24,14 @@ Story = Callable[..., Device]
 
 # All that orders anything: each is needed, and there is no other. ASKED is asked for other reasons.
 ORDER: dict[Story, set[Use]] = {
-    pages_go_out: {("gathered", "hold"), ("arrived", "wait"), ("brought", "wait")},
-    pages_come_in: {("copied", "hold"), ("copied", "wait"), ("scattered", "hold"), ("brought", "wait")},
+    pages_go_out: {
+        ("computed", "passed"),
+        ("computed", "MOVES"),
+        ("gathered", "COPIES"),
+        ("arrived", "wait"),
+        ("brought", "wait"),
+    },
+    pages_come_in: {("copied", "COMPUTE"), ("copied", "wait"), ("scattered", "COPIES"), ("brought", "wait")},
 }
 ASKED = {("arrived", "passed")}
 
@@ -77,14 +83,27 @@ def test_a_slab_goes_from_pages_to_pages(kind: type[HostPages | PinnedPages]) ->
     assert not any(target.read(SLOTS, slice(0, 1)))
 
 
-def test_a_pinned_copy_holds_what_the_pages_held_when_it_began() -> None:
-    cache = filled()
-    before, copy = bytes(cache.read(SLOTS, LAYERS)), pinned(cache).begin(SLOTS, LAYERS)
-    cache.pages.zero_()
-    out = memoryview(bytearray(SIZE))
+def test_what_is_not_computed_yet_is_not_begun_to_be_read() -> None:
+    device = lazy()
+    pages = pinned(filled(), device)
+    device.run(Queue.COMPUTE, lambda: None)
+    mark = pages.mark()
+    assert pages.begin(SLOTS, LAYERS, mark) is None
+    device.finish()
+    assert pages.begin(SLOTS, LAYERS, mark) is not None
+
+
+def test_what_is_computed_goes_out_whatever_is_still_to_be_computed() -> None:
+    device, cache = lazy(), filled()
+    pages = pinned(cache, device)
+    mark, out = pages.mark(), bytearray(SIZE)
+    device.finish()
+    device.hold(Queue.COMPUTE, Place())  # for ever
+    device.run(Queue.COMPUTE, cache.pages.zero_)
+    copy = pages.begin(SLOTS, LAYERS, mark)
     assert copy is not None
-    copy.take(out)
-    assert out == before
+    copy.take(memoryview(out))
+    assert out == cache.read(SLOTS, LAYERS)
 
 
 def test_no_more_copies_are_under_way_than_there_are_buffers() -> None:
@@ -143,17 +162,19 @@ def test_what_landed_where_it_can_be_sent_on_from_is_not_copied_by_the_host() ->
 
 
 def test_slots_are_brought_once_for_all_groups_of_layers() -> None:
-    """Five calls a slab: gather, set, hold, copy, set; and two for slots that were not there."""
+    """Out: gather, set, hold, copy, set. In: hold, copy, set, hold, scatter, set. And two for new slots."""
     device = lazy()
     pages = pinned(filled(), device)
-    calls = []
-    for layers in (slice(0, 2), slice(2, 4)):
-        device.calls = 0
-        assert pages.begin(SLOTS, layers) is not None
-        calls.append(device.calls)
+    mark, calls = pages.mark(), [0]
+    device.finish()
     device.calls = 0
-    pages.write(SLOTS, LAYERS, bytes(SIZE))
-    assert (calls, device.calls) == ([7, 5], 6)
+    for layers in (slice(0, 2), slice(2, 4)):
+        assert pages.begin(SLOTS, layers, mark) is not None
+        calls.append(device.calls)
+    for layers in (slice(0, 2), slice(2, 4)):
+        pages.write(SLOTS, layers, bytes(SIZE))
+        calls.append(device.calls)
+    assert np.diff(calls).tolist() == [7, 5, 8, 6]
 
 
 def test_slots_that_were_brought_long_ago_make_room_for_others() -> None:
