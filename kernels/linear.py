@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from kernels.backend import use_triton
+from kernels.matmul import matmul_invariant
 from kernels.row_tile import ROW_TILES, smallest_row_tile
 
 MOST_PROBED = 2048  # weight rows (columns of the result) that the probe multiplies
@@ -29,6 +31,8 @@ def linear(
     """
     assert x.dim() == weight.dim() == 2, (x.shape, weight.shape)
     assert x.shape[1] == weight.shape[1], (x.shape, weight.shape)
+    if invariant and use_triton(x):
+        return matmul_invariant(x, weight, bias)
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return F.linear(x, weight, bias)
     # The bias is added after: as the start of the sums it would be one more term in their order.
@@ -47,7 +51,8 @@ def pack(weight: torch.Tensor) -> torch.Tensor:
 
     The copy is opaque: it has the shape of the weight, but only ``linear`` can read it.
     """
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not torch._C._has_mkldnn:
+    plain = weight.device.type != "cpu" or weight.dtype != torch.float32 or use_triton(weight)
+    if plain or not torch._C._has_mkldnn:
         return weight
     packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     return packed

@@ -7,6 +7,7 @@ that the program hands in.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import secrets
 import signal
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 import torch
 import zmq
 
+from pagewire.engine import gpu_memory
 from pagewire.engine.build import Built, build_engine
 from pagewire.engine.engine import Engine
 from pagewire.errors import ConfigError
@@ -30,6 +32,7 @@ from pagewire.status import Reporter
 from pagewire.waiting import Alarm
 from pagewire.watchdog import TICK_S, Watchdog
 
+_log = logging.getLogger("pagewire.node")
 IDLE_S = TICK_S / 2  # the longest sleep of a loop: the watchdog hears of it at every tick
 
 
@@ -111,6 +114,9 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
                 alarm.wait([mailbox.socket, *endpoint.sockets()], due_s)
         loop.fail_all("node_stopped", "the node is stopping")
         loop.turn()
+    except torch.OutOfMemoryError:  # to be started again: its pages are in an unknown state
+        _log.error("%s", gpu_memory.full("computing a step", built.device))
+        raise
     finally:
         mailbox.close()
         endpoint.close()

@@ -66,13 +66,18 @@ def explained(doing: str, device: torch.device) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        free, total = torch.cuda.mem_get_info(device)
-        here = torch.cuda.memory_reserved(device)
-        raise ConfigError(
-            f"the GPU's memory is full while {doing}: of {_gib(total)} this node holds {_gib(here)} and"
-            f" {_gib(free)} are free; use a smaller model, a lower --gpu-memory-utilization or"
-            " --max-num-batched-tokens, or put fewer nodes on one GPU"
-        ) from error
+        raise ConfigError(full(doing, device)) from error
+
+
+def full(doing: str, device: torch.device) -> str:
+    """What to say when the memory has run out."""
+    free, total = torch.cuda.mem_get_info(device)
+    here = torch.cuda.memory_reserved(device)
+    return (
+        f"the GPU's memory is full while {doing}: of {_gib(total)} this node holds {_gib(here)} and"
+        f" {_gib(free)} are free; use a smaller model, a lower --gpu-memory-utilization or"
+        " --max-num-batched-tokens, or put fewer nodes on one GPU"
+    )
 
 
 def _gib(size: int) -> str:
