@@ -307,6 +307,30 @@ def test_the_page_keeps_what_stands_before_its_figures() -> None:
     assert "| k | a\\|b | 2.0 |" in page
 
 
+def test_everything_that_will_be_timed_is_compiled_ahead_once(tmp_path: Path) -> None:
+    section(
+        tmp_path,
+        "a",
+        """
+    def mark(what):
+        with open(__file__ + ".ran", "a") as file:
+            file.write(what + "\\n")
+    for i in range(3):
+        def run(i=i):
+            mark(f"{i} {tuned.config('toy', {}, {'tile': 1}, world.device)['tile']}")
+        tune = Tune("toy", {}, [{"tile": 2}, {"tile": 3}])
+        yield case(f"{i}", run, peers={"peer": lambda i=i: mark(f"{i} peer"), "no": refuse}, tune=tune)
+""",
+    )
+    section(tmp_path, "b", '    raise AssertionError("not beside others")\n', "ALONE = True\n")
+    plan = conductor.Plan(tmp_path, prove=True, tune=True)
+    _, said = conductor.compile_ahead(conductor.sections(tmp_path), plan, [], 60)
+    ran = sorted((tmp_path / "section_a.py.ran").read_text().splitlines())
+    assert ran == sorted(f"{i} {what}" for i in range(3) for what in ("1", "2", "3", "peer"))
+    assert said.startswith("compiled ahead: 12 launches in")
+    assert "3 failed" in said
+
+
 def test_constants_of_a_section_are_read_without_importing_it(tmp_path: Path) -> None:
     (tmp_path / "section_a.py").write_text("WEIGHT = 3\nALONE = True\nimport nothing_of_that_name\n")
     (tmp_path / "section_b.py").write_text("def (\n")
@@ -446,7 +470,7 @@ def check(
 ) -> checks.Verdict:
     file = tmp_path / "cases_toy.py"
     file.write_text(CASES.format(two=two))
-    [job] = checks.jobs(kind, tmp_path, seconds, files=[file])
+    job = checks.job(kind, file, tmp_path, seconds)
     environment = (
         os.environ | job.environment | {"PATH": os.pathsep.join([*map(str, path), os.environ["PATH"]])}
     )

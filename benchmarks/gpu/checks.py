@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,13 +35,12 @@ def available(kind: str) -> str:
     return ""
 
 
-def jobs(kind: str, folder: Path, seconds: float, only: str = "", files: Sequence[Path] = ()) -> list[Job]:
+def jobs(kind: str, folder: Path, seconds: float, only: str = "", interpret: bool = False) -> list[Job]:
     """One for each file of cases; ``only`` is pytest's ``-k``."""
-    found = sorted(files or CASES.glob("cases_*.py"))
-    return [_job(kind, file, folder, seconds, only) for file in found]
+    return [job(kind, file, folder, seconds, only, interpret) for file in sorted(CASES.glob("cases_*.py"))]
 
 
-def _job(kind: str, file: Path, folder: Path, seconds: float, only: str) -> Job:
+def job(kind: str, file: Path, folder: Path, seconds: float, only: str = "", interpret: bool = False) -> Job:
     pytest = [sys.executable, "-m", "pytest", "-c", "/dev/null", "--rootdir", str(ROOT), "-q", "-W", "ignore"]
     pytest += ["-p", "no:cacheprovider", "-p", "benchmarks.gpu.pytest_limit", "-rfE", "--tb=short"]
     pytest += ["-k", only] if only else []
@@ -50,7 +48,8 @@ def _job(kind: str, file: Path, folder: Path, seconds: float, only: str) -> Job:
     environment = {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{CASES}",
         "PAGEWIRE_TEST_SECONDS": f"{seconds}",
-        "TRITON_INTERPRET": "0",
+        "TRITON_INTERPRET": "1" if interpret else "0",
+        "OMP_NUM_THREADS": "1",
         # Else an access beyond a tensor is one within the allocator's block, and nobody sees it.
         **({"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if kind == "sanitize" else {}),
     }
@@ -70,7 +69,7 @@ def verdict(job: Job, status: int | None) -> Verdict:
     if job.name.startswith("sanitize"):
         errors = re.findall(r"^========= ERROR SUMMARY: (\d+) error", text, re.MULTILINE)
         good &= bool(errors) and not any(map(int, errors))
-        parts.append(f"memcheck: {sum(map(int, errors))} errors" if errors else "memcheck said nothing")
+        parts.append(f"memcheck: {sum(map(int, errors))} errors" if errors else "memcheck came to no end")
         parts += re.findall(
             r"^========= ((?:Invalid|Misaligned|Program hit|Error:|Device not).*)$", text, re.M
         )[:2]

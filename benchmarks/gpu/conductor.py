@@ -114,8 +114,8 @@ def compile_ahead(
             arguments += ["--tune"] if plan.tune else []
             log = plan.folder / f"{name}.log"
             jobs.append(Job(name, command(section, plan, *arguments), log, environment(plan)))
-    # They wait for the card and for the compiler in turns: a few more than there are cores.
-    status = run_all([*jobs, *beside], cores + 4, start + seconds)
+    # They wait for the card and for the compiler in turns: some more than there are cores.
+    status = run_all([*jobs, *beside], cores + 8, start + seconds)
     said = [event["event"] for file in files for event in Reader(file)()]
     line = f"compiled ahead: {said.count('warm')} launches in {time.monotonic() - start:.0f} s"
     if failed := said.count("cold"):
