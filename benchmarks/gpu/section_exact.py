@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def cut(engine: Engine, tokens: int) -> Figures:
     whole_batch = one_prompt(tokens, models.PAGE_SIZE)._replace(token_ids=random)
     whole = engine.runner.forward(whole_batch).clone()
     cuts = [0, 1, tokens // 3 + 5, tokens // 2 + 1, tokens]
-    for first, last in zip(cuts, cuts[1:], strict=False):
+    for first, last in pairwise(cuts):
         chunk = _part(whole_batch, first, last)
         logits = engine.runner.forward(chunk)
     _check(torch.equal(logits, whole), "a prompt whole and in chunks")
