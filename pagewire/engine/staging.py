@@ -30,7 +30,10 @@ class HostPages:
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
 
-    def begin(self, slots: Ints, layers: slice) -> HostCopy:
+    def mark(self) -> None:
+        """What was computed is there."""
+
+    def begin(self, slots: Ints, layers: slice, mark: None = None) -> HostCopy:
         return HostCopy(self._cache, slots, layers)
 
     def write(self, slots: Ints, layers: slice, data: bytes | bytearray | memoryview) -> None:
