@@ -35,6 +35,7 @@ from pagewire.sampling import SamplingParams
 from prefill_node.loop import PrefillNode
 
 ROUTER = NodeId("router")
+ahead = False  # whether engines overlap their steps: tests set it
 TOKEN_NUMBERS = 3 * 2 * 2 * 16  # of the tiny model's cache: layers, keys and values, KV heads, head_dim
 
 
@@ -183,6 +184,7 @@ def _build(folder: Path, row_bytes: int, page_size: int, budget: int, kv_cache_d
         kv_cache_bytes=row_bytes * page_size,
         max_batch_tokens=budget,
         kv_cache_dtype=kv_cache_dtype,
+        async_scheduling=ahead,
     )
 
 

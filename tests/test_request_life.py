@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import one_process
 import pytest
 from one_process import ROUTER, World
 from tiny import model_folder, sequence
@@ -36,6 +37,12 @@ PROMPT = [5 + i * 7 % 90 for i in range(50)]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_folder(tmp_path_factory.mktemp("models") / "tiny").path
+
+
+@pytest.fixture(params=[False, True], ids=["", "ahead"], autouse=True)
+def _overlapped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds when steps begin before the tokens of the last are seen, too."""
+    monkeypatch.setattr(one_process, "ahead", request.param)
 
 
 def colocated(folder: Path, tokens: list[int], params: SamplingParams, seed: int = 7) -> dict[int, list[int]]:

@@ -1,10 +1,10 @@
 """Whole steps of a 7B model (the shape of Qwen2.5-7B, bf16): decoding against the memory, prompts against the
 tensor cores.
 
-The floor of a decode step: its weights and KV read once at the copy bandwidth of the same run, or its products
-at the matrix rate, whichever takes longer. "step" is the captured graph alone; "engine" is what an engine
-takes a step with scheduling, sampling and everything that the host does, one step ahead; "eager" is the
-graph's work launched kernel by kernel. Targets: a decode step within 1.25 of its floor, a prompt of 8,192
+The floor of a decode step: its weights and KV read once at the copy bandwidth of the same run, or its
+products at the matrix rate, whichever takes longer. "step" is the captured graph alone; "engine" is what an
+engine takes a step with scheduling, sampling and everything that the host does, one step ahead; "eager" is
+the graph's work launched kernel by kernel. Targets: a decode step within 1.25 of its floor, a prompt of 8,192
 tokens within 1.5.
 """
 
