@@ -22,10 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels import native_library, sampling_native
+from kernels import native_library, sampling_native, sampling_triton
+from kernels.backend import use_triton
 from kernels.sampling import Ints, Logits, largest, least_weight, log_of, nucleus, weights
 from kernels.sampling_native import Row, Score
-from kernels.sampling_triton import DeviceRows
+from kernels.sampling_triton import DeviceRows, Needs
+from pagewire.engine import upload
 from pagewire.engine.sequence import Sequence
 from pagewire.rng import uniform
 from pagewire.sampling import SamplingParams
@@ -76,11 +78,6 @@ class SampleRow(NamedTuple):
         return bool(self.params.penalised or self.params.logit_bias or self.banned)
 
     @property
-    def plain(self) -> bool:
-        """True if the answer is no more than where the largest logit is."""
-        return self.params.greedy and self.on_device
-
-    @property
     def on_device(self) -> bool:
         """True if its tokens can be chosen where the logits are: by ``sample_ahead``."""
         return self.params.logprobs is None and not self.edited
@@ -125,10 +122,24 @@ def device_rows(rows: Many[SampleRow], out: HostRows | None = None) -> HostRows:
     return out
 
 
-def sample_ahead(logits: Tensor, rows: DeviceRows, threads: Threads | None = None) -> Tensor:
+def needs_of(rows: HostRows) -> Needs:
+    """What ``rows`` ask for, so that nothing is launched in vain."""
+    draws = rows.heat > 0
+    return Needs(bool(draws.any()), bool((rows.top_k[draws] > 0).any()), bool((rows.top_p[draws] < 1).any()))
+
+
+def sample_ahead(
+    logits: Tensor,
+    rows: DeviceRows,
+    threads: Threads | None = None,
+    needs: Needs = Needs(),  # noqa: B008
+) -> Tensor:
     """The tokens [N], int64, on the device of ``logits`` [R, V]: those of ``sample``, -1 from a row that is
-    not finite. On a GPU nothing waits for them; on the CPU they are there.
+    not finite. On a GPU nothing waits for them, and a graph may hold it all; on the CPU they are there.
     """
+    if use_triton(logits):
+        out = torch.empty(len(rows.row), dtype=torch.int64, device=logits.device)
+        return sampling_triton.sample(logits, rows, out, needs)
     return _ahead_on_host(logits, HostRows(*(field.numpy() for field in rows)), threads)
 
 
@@ -141,13 +152,13 @@ def sample(
     InvalidLogits. ``threads`` take part where logits lie on the host.
     """
     assert logits.shape[0] == len(rows)
-    if logits.device.type == "cpu":
-        return _on_host(logits, rows, threads)
+    if not use_triton(logits):
+        return _on_host(logits.cpu(), rows, threads)
     results: list[list[Sampled] | InvalidLogits] = [InvalidLogits("")] * len(rows)
-    plain = [r for r, row in enumerate(rows) if row.plain]
-    other = [r for r, row in enumerate(rows) if not row.plain]
-    for r, token in zip(plain, _greedy_on_device(_take(logits, plain)), strict=True):
-        results[r] = NOT_FINITE if token is None else [Sampled(token, None, []) for _ in rows[r].choices]
+    here = [r for r, row in enumerate(rows) if row.on_device]
+    other = [r for r, row in enumerate(rows) if not row.on_device]
+    for r, tokens in zip(here, _on_device(logits, here, [rows[r] for r in here]), strict=True):
+        results[r] = NOT_FINITE if tokens[0] < 0 else [Sampled(token, None, []) for token in tokens]
     moved = _on_host(_take(logits, other).cpu(), [rows[r] for r in other], threads)
     for r, result in zip(other, moved, strict=True):
         results[r] = result
@@ -170,16 +181,18 @@ def score_prompt(
     ]
 
 
-def _greedy_on_device(logits: Tensor) -> list[int | None]:
-    """[R, V] -> R: the lowest id of each row's maximum; None where that is not a finite number."""
-    if logits.shape[0] == 0:
+def _on_device(logits: Tensor, at: list[int], rows: Many[SampleRow]) -> list[list[int]]:
+    """The tokens of each row's choices, of rows ``at`` of ``logits``, all ``on_device``."""
+    if not rows:
         return []
-    # torch.argmax promises nothing about ties
-    best = logits.amax(dim=1, keepdim=True)
-    index = torch.arange(logits.shape[1], device=logits.device)
-    first = torch.where(logits == best, index, logits.shape[1]).amin(dim=1)
-    finite = best.isfinite().flatten().tolist()
-    return [i if ok else None for i, ok in zip(first.tolist(), finite, strict=True)]
+    fields = device_rows(rows)
+    fields.row[:] = np.array(at)[fields.row]
+    places = upload.offsets(fields)
+    block = np.empty(places[-1], np.uint8)
+    upload.pack(fields, places, block)
+    moved = DeviceRows(*upload.unpack(fields, places, torch.from_numpy(block).to(logits.device)))
+    found = iter(sample_ahead(logits, moved, needs=needs_of(fields)).tolist())
+    return [[next(found) for _ in row.choices] for row in rows]
 
 
 def _ahead_on_host(logits: Tensor, rows: HostRows, threads: Threads | None) -> Tensor:

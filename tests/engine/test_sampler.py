@@ -173,16 +173,6 @@ def test_greedy_takes_the_lowest_of_equals() -> None:
     assert one([1, 3, 3, 3], row(**GREEDY))[0].token == 1
 
 
-@pytest.mark.parametrize("shape", [(3, 7), (5, 70_001)])
-def test_greedy_on_device_equals_greedy_on_the_host(shape: tuple[int, int]) -> None:
-    logits = torch.from_numpy(np.random.default_rng(0).integers(0, 4, shape).astype(np.float32))
-    logits[1, 2] = math.nan
-    on_host = sample(logits, [row(**GREEDY)] * shape[0])
-    found = [None if isinstance(r, InvalidLogits) else r[0].token for r in on_host]
-    assert sampler._greedy_on_device(logits) == found
-    assert found[1] is None
-
-
 def test_top_k_keeps_the_lower_of_equals() -> None:
     rows = [row(seed=s, top_k=2) for s in range(50)]
     result = sample(torch.tensor([0.0, 5.0, 4.0, 4.0, 4.0]).expand(50, -1), rows)
