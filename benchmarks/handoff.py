@@ -249,6 +249,7 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--requests", type=int, default=20, help="measured requests of each row (20)")
     words.add_argument("--prompts", default="64,512,2048", help="tokens of the prompts")
+    words.add_argument("--model", default="demo", help="as for pagewire serve (demo)")
     words.add_argument("--serve", default="", help='more words for pagewire serve, such as "--transport tcp"')
     words.add_argument("--url", help="measure a server that runs already")
     words.add_argument("--idle-only", action="store_true", help="leave the rows under load out")
@@ -256,7 +257,7 @@ def main() -> None:
     args = words.parse_args()
     rows, where, pick = [], machine(), random.Random(time.time_ns())
     with ExitStack() as stack:
-        url = args.url or stack.enter_context(serving(f"demo {args.serve}"))
+        url = args.url or stack.enter_context(serving(f"{args.model} {args.serve}"))
         client = Client(url)
         for what in ("idle",) if args.idle_only else ("idle", f"{STREAMS} streams"):
             with ExitStack() as busy:
