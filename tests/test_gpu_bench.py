@@ -275,6 +275,8 @@ def test_rows_hold_times_against_ceiling_and_best_peer() -> None:
     assert row.met
     [row] = rows(outcome(result("x", target=want)))
     assert row.met is None  # no peer ran
+    some = [result("1"), result("2", kernel="other", index=1), result("3", index=2)]
+    assert [row.shape for row in rows(outcome(*some))] == ["1", "3", "2"]
 
 
 @pytest.mark.parametrize("count", [3, 100, 180, 1000])

@@ -41,7 +41,8 @@ class Report:
         if about is None:
             return self.date
         versions = [f"{name} {about[name]}" for name in ("torch", "triton", "cuda", "python")]
-        return ", ".join([about["device"], self.driver and f"driver {self.driver}", *versions, self.date])
+        driver = [f"driver {self.driver}"] if self.driver else []
+        return ", ".join([about["device"], *driver, *versions, self.date])
 
     def ceilings(self) -> str:
         """Each section has its own; the middle one, with the lowest and the highest."""

@@ -43,11 +43,14 @@ def floor_us(
 
 
 def rows(outcome: Outcome) -> list[Row]:
-    """In the order of the cases, readings left out."""
+    """In the order of the cases, but those of a kernel together; readings left out."""
     events = sorted(
         (each for each in outcome.results if "figures" not in each), key=lambda each: each["index"]
     )
-    return [_row(outcome, event) for event in events]
+    first: dict[str, int] = {}
+    for place, event in enumerate(events):
+        first.setdefault(event["kernel"], place)
+    return [_row(outcome, event) for event in sorted(events, key=lambda each: first[each["kernel"]])]
 
 
 def _row(outcome: Outcome, event: dict[str, Any]) -> Row:
