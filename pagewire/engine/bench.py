@@ -84,7 +84,7 @@ def measure(built: Built, say: Say = lambda _: None) -> Report:
             found[batch] = decode(engine, batch)
         rounds.append(Rates(prefill, found))
     say("the floor")
-    peak, bandwidth = _peak(built), _bandwidth()
+    peak, bandwidth = _peak(built), _bandwidth(built.device)
     plain = _plain_peak(built)
     weights = _weight_bytes(built)
     floor = _floor(built, peak, plain, bandwidth, weights)
@@ -176,17 +176,20 @@ def _floor(built: Built, peak: float, plain: float, bandwidth: float, weights: i
     return Rates(1 / (layers / peak + (PROMPT + 1) / 2 * attention), steps)
 
 
-def _best(work: Callable[[], object]) -> float:
+def _best(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest run within a while."""
     best, stop = float("inf"), time.perf_counter() + _PROBE_S
     while time.perf_counter() < stop:
         began = time.perf_counter()
         work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - began)
     return best
 
 
-_ROWS, _N, _K = 96, 512, 512  # of a product whose operands stay in the second cache
+_PRODUCT = {"cpu": (96, 512, 512), "cuda": (8192, 8192, 8192)}
+"""Rows, N, K: on a CPU operands that stay in the second cache, on a GPU enough to fill it."""
 
 
 def _peak(built: Built) -> float:
@@ -194,19 +197,22 @@ def _peak(built: Built) -> float:
     decoder = built.engine.runner.decoder
     if not isinstance(decoder, PackedDecoder):
         return _plain_peak(built)
-    x, threads = torch.randn(_ROWS, _K), native.Threads(torch.get_num_threads())
+    rows, n, k = _PRODUCT["cpu"]
+    x, threads = torch.randn(rows, k), native.Threads(torch.get_num_threads())
     like = min(decoder.packed(), key=lambda packed: packed.bits)
-    packed = native.Packed(_N, _K, like.bits, like.row_bits)
-    return _ROWS * _N * _K / _best(lambda: native.linear(threads, x, packed))
+    packed = native.Packed(n, k, like.bits, like.row_bits)
+    return rows * n * k / _best(lambda: native.linear(threads, x, packed), built.device)
 
 
 def _plain_peak(built: Built) -> float:
     """The same of weights as they are, in the dtype that is computed in."""
     dtype, device = built.engine.runner.decoder.dtype, built.device
-    x, weight = (torch.randn(n, _K).to(device, dtype) for n in (_ROWS, _N))
-    return _ROWS * _N * _K / _best(lambda: torch.mm(x, weight.T))
+    rows, n, k = _PRODUCT[device.type]
+    x, weight = (torch.randn(size, k, device=device, dtype=dtype) for size in (rows, n))
+    return rows * n * k / _best(lambda: torch.mm(x, weight.T), device)
 
 
-def _bandwidth() -> float:
-    memory = torch.zeros(64 << 20)  # 256 MiB: more than any cache
-    return memory.nbytes / _best(memory.sum)
+def _bandwidth(device: torch.device) -> float:
+    """Bytes read per second, of more memory than any cache has."""
+    memory = torch.zeros((1 << 30 if device.type == "cuda" else 1 << 26), device=device)
+    return memory.nbytes / _best(memory.sum, device)
