@@ -20,18 +20,20 @@ from typing import NamedTuple
 import torch
 
 from kernels import tuned
-from kernels.attention_keys import HEAD_SCALES, LOG2_E, NO_SCALES, TOKEN_SCALES, fold_block
+from kernels.attention_keys import (
+    HEAD_SCALES,
+    LOG2_E,
+    NO_SCALES,
+    TOKEN_SCALES,
+    hide,
+    load_keys,
+    slots_of,
+    soften,
+)
 from kernels.attention_meta import KVScales
 from kernels.backend import jit, power_of_two, tl
 
 JOINED = 16  # parts of a row folded at once
-DEFAULT = {"SPLIT": 512, "BLOCK_N": 64, "num_warps": 4, "num_stages": 3, "programs": 4}  # programs: an SM
-"""SPLIT and BLOCK_N order a row's sums, so they may depend on the model but not on the step.
-
-Where they come from: a (block, KV head) of 64 keys of 128 bf16 is 32 KiB of K and V. Three stages of them are
-96 KiB of shared memory, two blocks on an SM and four of their loads in flight: 128 KiB, where 3.35 TB/s at a
-microsecond of latency needs 25 KiB. A split of 512 keys is eight blocks, and its parts are 1/64 of its KV.
-"""
 
 
 class DecodePlan(NamedTuple):
@@ -49,10 +51,31 @@ class DecodePlan(NamedTuple):
     use: tuned.Use
 
 
-def use_of(heads_per_kv: int, dim: int, kv_dtype: torch.dtype, device: torch.device) -> tuned.Use:
-    """How rows of such heads are launched: the same for every step of a model."""
+def default_use(dim: int, dtype: torch.dtype) -> tuned.Use:
+    """By bytes in flight: a block of 64 keys and values of 128 bf16 is 32 KiB.
+
+    Two of them are buffered in 70 KiB of shared memory, three programs fit an SM, and 96 to 192 KiB are on
+    their way to it, where 3.35 TB/s at a microsecond of latency need 25 KiB. A split of 512 keys is eight
+    blocks, and its parts are 1/64 of its KV. Wider heads have smaller blocks; so has float32, for registers.
+    """
+    narrow = dim <= 128 and dtype.itemsize == 2
+    stages = 3 if dtype.itemsize == 2 else 2
+    return {
+        "SPLIT": 512,
+        "BLOCK_M": 16,  # rows of a tile at least; 64 would bring in the warpgroup instructions
+        "BLOCK_N": 64 if narrow else 32,
+        "num_warps": 4,
+        "num_stages": stages,
+        "programs": 3,  # of an SM
+    }
+
+
+def use_of(
+    heads_per_kv: int, dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device
+) -> tuned.Use:
+    """How rows of such heads are launched. SPLIT and BLOCK_N order a row's sums: by model, never by step."""
     shape = {"dim": dim, "group": heads_per_kv, "bytes": kv_dtype.itemsize}
-    return tuned.config("attention_decode", shape, DEFAULT, device)
+    return tuned.config("attention_decode", shape, default_use(dim, dtype), device)
 
 
 def items_of(context_lens: Iterable[int], window: int | None, split: int) -> int:
@@ -175,7 +198,7 @@ def _decode_kernel(
     A row's only item goes to ``out``, others unnormalised to parts[item, Hq, D], their maximum and weight to
     sums.
     """
-    m, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    m, i, d = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     used = (m < GROUP)[:, None] & (d < D)[None, :]
     for unit in range(tl.program_id(0), tl.load(starts + batch) * KV_HEADS, tl.num_programs(0)):
         item, kv_head = unit // KV_HEADS, unit % KV_HEADS
@@ -202,30 +225,25 @@ def _decode_kernel(
         norm = tl.zeros([BLOCK_M], tl.float32)
         total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
         table = page_tables + owner.to(tl.int64) * table_stride
+        slots = slots_of(table, first, last, PAGE, BLOCK_N)
         for at in range(first, last, BLOCK_N):
-            best, norm, total = fold_block(
-                x,
-                position,
-                best,
-                norm,
-                total,
-                keys + kv_head * D,
-                values + kv_head * D,
-                key_scales + kv_head,
-                value_scales + kv_head,
-                table,
-                exponent,
-                at,
-                last,
-                KV_HEADS,
-                D,
-                PAGE,
-                WINDOW,
-                SCALES,
-                True,
-                BLOCK_N,
-                BLOCK_D,
-            )
+            key = at + i
+            k = load_keys(keys + kv_head * D, slots, key < last, KV_HEADS, D, BLOCK_D)
+            scores = tl.dot(x, tl.trans(k.to(x.dtype)), input_precision="ieee")
+            if SCALES == 2:
+                scores *= tl.load(key_scales + slots * KV_HEADS + kv_head, mask=key < last, other=0.0)[
+                    None, :
+                ]
+            scores = hide(scores, position, key, last, WINDOW)
+            best, norm, weights, faded = soften(scores, best, norm, exponent)
+            if SCALES == 2:
+                weights *= tl.load(value_scales + slots * KV_HEADS + kv_head, mask=key < last, other=0.0)[
+                    None, :
+                ]
+            v = load_keys(values + kv_head * D, slots, key < last, KV_HEADS, D, BLOCK_D)
+            total *= faded[:, None]
+            total = tl.dot(weights.to(x.dtype), v.to(x.dtype), total, input_precision="ieee")
+            slots = slots_of(table, at + BLOCK_N, last, PAGE, BLOCK_N)
         if stop - start == 1:
             target = out + row * out_row_stride + head[:, None] * D + d[None, :]
             tl.store(target, (total / norm[:, None] * widen).to(out.dtype.element_ty), mask=used)
@@ -317,7 +335,7 @@ def attend_singles(
         WINDOW=plan.window or 0,
         SCALES=NO_SCALES if scales is None else TOKEN_SCALES if scales.per_token else HEAD_SCALES,
         SPLIT=use["SPLIT"],
-        BLOCK_M=max(16, power_of_two(heads // kv_heads)),
+        BLOCK_M=max(use["BLOCK_M"], power_of_two(heads // kv_heads)),
         BLOCK_N=use["BLOCK_N"],
         BLOCK_D=max(16, power_of_two(dim)),
         num_warps=use["num_warps"],

@@ -19,12 +19,13 @@ NO_SCALES, HEAD_SCALES, TOKEN_SCALES = 0, 1, 2  # SCALES of a kernel
 def slots_of(page_table, start, last, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
     """[BLOCK_N] int32 slots of the keys from ``start``, a multiple of BLOCK_N; past ``last`` without meaning.
 
-    One page number a block where a page holds whole blocks; one a page where few whole pages make a block,
-    so that it is a scalar and no exchange between threads; else one a key.
+    To be asked for a block ahead: else the loads of keys wait for that of the page number, and the compiler
+    spends a stage of its pipeline on it. One page number a block where a page holds whole blocks, one a page
+    where few whole pages make a block (scalars: nothing is exchanged between threads), else one a key.
     """
     i = tl.arange(0, BLOCK_N)
     if PAGE % BLOCK_N == 0:
-        slots = tl.load(page_table + start // PAGE) * PAGE + start % PAGE + i
+        slots = tl.load(page_table + start // PAGE, mask=start < last, other=0) * PAGE + start % PAGE + i
     elif BLOCK_N % PAGE == 0 and BLOCK_N // PAGE <= 8:
         slots = i % PAGE
         for j in tl.static_range(BLOCK_N // PAGE):
@@ -38,59 +39,29 @@ def slots_of(page_table, start, last, PAGE: tl.constexpr, BLOCK_N: tl.constexpr)
 
 
 @jit
-def fold_block(
-    q,
-    position,
-    best,
-    norm,
-    total,
-    keys,
-    values,
-    key_scales,
-    value_scales,
-    page_table,
-    scale,
-    start,
-    last,
-    KV_HEADS: tl.constexpr,
-    D: tl.constexpr,
-    PAGE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    SCALES: tl.constexpr,
-    MASKED: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    """Keys [start, min(start + BLOCK_N, last)) into the maximum, weight and weighted values of q's rows.
-
-    ``MASKED``: some row may not see some of them, or they are not all there.
-    """
-    i, d = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
-    key = start + i
-    slots = slots_of(page_table, start, last, PAGE, BLOCK_N)
+def load_keys(base, slots, held, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """[BLOCK_N, BLOCK_D] keys or values of one KV head at ``slots``, zeros where ``held`` is false."""
+    d = tl.arange(0, BLOCK_D)
     at = slots.to(tl.int64)[:, None] * (KV_HEADS * D) + d[None, :]  # a pool is larger than 2^31 numbers
-    held = d[None, :] < D
-    if MASKED:
-        held = (key < last)[:, None] & held
-    if MASKED or D != BLOCK_D:
-        k = tl.load(keys + at, mask=held, other=0.0)
-        v = tl.load(values + at, mask=held, other=0.0)
-    else:
-        k, v = tl.load(keys + at), tl.load(values + at)
-    scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
-    if SCALES == 2:
-        scores *= tl.load(key_scales + slots * KV_HEADS, mask=key < last, other=0.0)[None, :]
-    if MASKED:
-        seen = (key[None, :] <= position[:, None]) & (key < last)[None, :]
-        if WINDOW > 0:
-            seen = seen & (key[None, :] > position[:, None] - WINDOW)
-        scores = tl.where(seen, scores, float("-inf"))
+    return tl.load(base + at, mask=held[:, None] & (d < D)[None, :], other=0.0)
+
+
+@jit
+def hide(scores, position, key, last, WINDOW: tl.constexpr):
+    """-inf for what a row at ``position[BLOCK_M]`` may not see of ``key[BLOCK_N]``, or what is not there."""
+    seen = (key[None, :] <= position[:, None]) & (key < last)[None, :]
+    if WINDOW > 0:
+        seen = seen & (key[None, :] > position[:, None] - WINDOW)
+    return tl.where(seen, scores, float("-inf"))
+
+
+@jit
+def soften(scores, best, norm, scale):
+    """The running maximum and weight with a block of scores; its weights; what to multiply earlier sums by.
+
+    The maximum is of scaled scores. It starts at -1e30, finite, lest a row without a key yet give inf - inf.
+    """
     best_now = tl.maximum(best, tl.max(scores, axis=1) * scale)
     weights = tl.exp2(scores * scale - best_now[:, None])
     faded = tl.exp2(best - best_now)
-    norm = norm * faded + tl.sum(weights, axis=1)
-    if SCALES == 2:
-        weights *= tl.load(value_scales + slots * KV_HEADS, mask=key < last, other=0.0)[None, :]
-    total = total * faded[:, None]
-    total = tl.dot(weights.to(q.dtype), v.to(q.dtype), total, input_precision="ieee")
-    return best_now, norm, total
+    return best_now, norm * faded + tl.sum(weights, axis=1), weights, faded

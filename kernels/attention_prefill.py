@@ -15,29 +15,48 @@ from __future__ import annotations
 import torch
 
 from kernels import tuned
-from kernels.attention_keys import HEAD_SCALES, LOG2_E, NO_SCALES, TOKEN_SCALES, fold_block
+from kernels.attention_keys import (
+    HEAD_SCALES,
+    LOG2_E,
+    NO_SCALES,
+    TOKEN_SCALES,
+    hide,
+    load_keys,
+    slots_of,
+    soften,
+)
 from kernels.attention_meta import AttentionMeta, KVScales
 from kernels.backend import jit, power_of_two, tl
 
 
-def default_use(dim: int, dtype: torch.dtype) -> tuned.Use:
-    """By registers and shared memory: 128 rows feed both warpgroups of 8 warps, 255 registers a thread.
+def default_use(dim: int, dtype: torch.dtype, kv_dtype: torch.dtype) -> tuned.Use:
+    """By what ptxas says of registers: 128 rows feed both warpgroups of 8 warps, with 255 registers a thread.
 
-    A thread holds BLOCK_D / 2 sums and BLOCK_N / 2 scores. float32 is not for the matrix units, and is small.
+    A thread holds BLOCK_D / 2 sums and BLOCK_N / 2 scores, and as many weights; widening codes takes more.
+    float32 is not for the matrix units, and is small.
     """
+    small, codes = dim <= 128, kv_dtype.itemsize == 1
     if dtype.itemsize > 2:
-        return {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2}
+        return {"BLOCK_M": 32, "BLOCK_N": 32 if small else 16, "num_warps": 8, "num_stages": 2, "maxnreg": 0}
     if dim <= 64:
-        return {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 8, "num_stages": 3}
-    if dim <= 128:
-        return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3}
-    return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}
+        return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3, "maxnreg": 0}
+    if small:
+        return {
+            "BLOCK_M": 128,
+            "BLOCK_N": 32 if codes else 64,
+            "num_warps": 8,
+            "num_stages": 3,
+            "maxnreg": 0,
+        }
+    if codes:
+        return {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2, "maxnreg": 0}
+    return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2, "maxnreg": 0}
 
 
 def use_of(dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device) -> tuned.Use:
     """BLOCK_N orders a row's sums, so this may depend on the model but not on the step."""
     shape = {"dim": dim, "bytes": kv_dtype.itemsize}
-    return tuned.config("attention_prefill", shape, default_use(dim, dtype), device)
+    return tuned.config("attention_prefill", shape, default_use(dim, dtype, kv_dtype), device)
 
 
 def plan_tiles(meta: AttentionMeta, sequences: list[int], tokens: int) -> torch.Tensor:
@@ -96,48 +115,42 @@ def _prefill_kernel(
         exponent = scale * tl.load(key_scales + kv_head)
         widen = tl.load(value_scales + kv_head)
     position, last = origin + token, origin + rows
-    best = tl.full([BLOCK_M], -1e30, tl.float32)  # finite: a row without a key yet must not give inf - inf
-    norm = tl.zeros([BLOCK_M], tl.float32)
-    total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    # Blocks that end at or before ``origin`` are seen by all rows, but for the window's lower edge.
+    # Blocks in [whole, open_) are seen by all rows; those before lie on the window's edge, those after on
+    # the diagonal.
     first, whole, open_ = 0, 0, (origin + 1) // BLOCK_N * BLOCK_N
     if WINDOW > 0:
         first = tl.maximum(origin - WINDOW + 1, 0) // BLOCK_N * BLOCK_N
-        whole = (tl.maximum(last - WINDOW, 0) + BLOCK_N - 1) // BLOCK_N * BLOCK_N
-        whole = tl.minimum(whole, open_)
-    for part in tl.static_range(3):
-        # The lower edge of the window, what all rows see, and the diagonal.
-        if part == 0:
-            begin, end = first, whole
-        elif part == 1:
-            begin, end = whole, open_
-        else:
-            begin, end = open_, last
-        if part != 0 or WINDOW > 0:
-            for at in range(begin, end, BLOCK_N):
-                best, norm, total = fold_block(
-                    x,
-                    position,
-                    best,
-                    norm,
-                    total,
-                    keys + kv_head * D,
-                    values + kv_head * D,
-                    key_scales + kv_head,
-                    value_scales + kv_head,
-                    page_tables + sequence * table_stride,
-                    exponent,
-                    at,
-                    last,
-                    KV_HEADS,
-                    D,
-                    PAGE,
-                    WINDOW,
-                    SCALES,
-                    part != 1,
-                    BLOCK_N,
-                    BLOCK_D,
-                )
+        whole = tl.maximum(last - WINDOW, 0)
+    table = page_tables + sequence * table_stride
+    keys, values = keys + kv_head * D, values + kv_head * D
+    key_scales, value_scales = key_scales + kv_head, value_scales + kv_head
+    i = tl.arange(0, BLOCK_N)
+    best = tl.full([BLOCK_M], -1e30, tl.float32)
+    norm = tl.zeros([BLOCK_M], tl.float32)
+    faded = tl.zeros([BLOCK_M], tl.float32)
+    total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    slots = slots_of(table, first, last, PAGE, BLOCK_N)
+    slots_before = slots
+    # The weights of a block meet its values one block later: that product runs while the next softmax does.
+    for at in range(first, last, BLOCK_N):
+        key = at + i
+        k = load_keys(keys, slots, key < last, KV_HEADS, D, BLOCK_D)
+        scores = tl.dot(x, tl.trans(k.to(x.dtype)), input_precision="ieee")
+        v = load_keys(values, slots_before, i < at - first, KV_HEADS, D, BLOCK_D)
+        total = tl.dot(weights.to(x.dtype), v.to(x.dtype), total * faded[:, None], input_precision="ieee")
+        if SCALES == 2:
+            scores *= tl.load(key_scales + slots * KV_HEADS, mask=key < last, other=0.0)[None, :]
+        if (at >= open_) | (at < whole):
+            scores = hide(scores, position, key, last, WINDOW)
+        best, norm, weights, faded = soften(scores, best, norm, exponent)
+        if SCALES == 2:
+            weights *= tl.load(value_scales + slots * KV_HEADS, mask=key < last, other=0.0)[None, :]
+        slots_before = slots
+        slots = slots_of(table, at + BLOCK_N, last, PAGE, BLOCK_N)
+    held = (last - 1) // BLOCK_N * BLOCK_N + i < last
+    v = load_keys(values, slots_before, held, KV_HEADS, D, BLOCK_D)
+    total = tl.dot(weights.to(x.dtype), v.to(x.dtype), total * faded[:, None], input_precision="ieee")
     total = total / tl.where(norm > 0, norm, 1.0)[:, None] * widen  # norm is 0 where there is no key at all
     target = out + row[:, None] * out_row_stride + head[:, None] * D + d[None, :]
     tl.store(target, total.to(out.dtype.element_ty), mask=used)
@@ -189,4 +202,5 @@ def attend_tiles(
         BLOCK_D=max(16, power_of_two(dim)),
         num_warps=use["num_warps"],
         num_stages=use["num_stages"],
+        maxnreg=use["maxnreg"] or None,
     )

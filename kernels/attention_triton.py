@@ -97,7 +97,7 @@ def _plan_singles(meta: AttentionMeta, kind: _Kind, tables: torch.Tensor, single
     sequences, rows, lens = _upload(host, kind.device)
     if len(singles) < len(meta.context_lens):
         tables = tables.index_select(0, sequences)
-    use = attention_decode.use_of(kind.heads // kind.kv_heads, kind.dim, kind.kv_dtype, kind.device)
+    use = _decode_use(kind)
     items = attention_decode.items_of(contexts, kind.window, use["SPLIT"])
     return attention_decode.plan_decode(
         lens,
@@ -119,7 +119,7 @@ def _captured(meta: AttentionMeta, kind: _Kind) -> Step:
     none = torch.empty(0, 4, dtype=torch.int32, device=kind.device)
     if meta.deterministic:
         return Step(meta.page_tables, attention_prefill.tiles_of_singles(lens), None, [])
-    use = attention_decode.use_of(kind.heads // kind.kv_heads, kind.dim, kind.kv_dtype, kind.device)
+    use = _decode_use(kind)
     most = attention_decode.most_items(lens.shape[0], most_tokens, kind.window, use["SPLIT"])
     plan = attention_decode.plan_decode(
         lens,
@@ -132,6 +132,11 @@ def _captured(meta: AttentionMeta, kind: _Kind) -> Step:
         window=kind.window,
     )
     return Step(meta.page_tables, none, plan, [])
+
+
+def _decode_use(kind: _Kind) -> Use:
+    group = kind.heads // kind.kv_heads
+    return attention_decode.use_of(group, kind.dim, kind.dtype, kind.kv_dtype, kind.device)
 
 
 def _tokens(kind: _Kind, use: Use) -> int:
