@@ -20,7 +20,7 @@ Peer = NewType("Peer", bytes)
 # At the sender a peer is the receiver's address; at the receiver, one connection of one sender.
 
 
-Landing = Callable[[int], memoryview]
+LandingRoom = Callable[[int], memoryview]
 """Gives memory for a body of so many bytes, at most ``MAX_BODY_BYTES``, good until it is asked again."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from kv_transfer.transports.base import Arrived, Dialer, Landing, Listener, Peer
+from kv_transfer.transports.base import Arrived, Dialer, LandingRoom, Listener, Peer
 from kv_transfer.transports.shm import ShmDialer, ShmListener
 from kv_transfer.transports.tcp import TcpDialer, TcpListener
 from kv_transfer.transports.zeromq import Socket
@@ -12,7 +12,7 @@ from kv_transfer.wire import Buffer
 from pagewire.errors import ConfigError
 
 
-def open_receiver(address: str, secret: bytes | None = None, landing: Landing | None = None) -> Listener:
+def open_receiver(address: str, secret: bytes | None = None, landing: LandingRoom | None = None) -> Listener:
     """Listen at ``tcp://host:port`` (port ``*``: a free one), ``shm:///path`` or ``shm://*``. Raises
     ConfigError.
 

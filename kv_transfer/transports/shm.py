@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kv_transfer.transports.base import Arrived, Landing, Peer, private_room
+from kv_transfer.transports.base import Arrived, LandingRoom, Peer, private_room
 from kv_transfer.transports.ring import RING_BYTES, Ref, RingReader, RingWriter
 from kv_transfer.transports.tcp import arrived, inline
 from kv_transfer.transports.zeromq import Dealers, Parts, Router, Socket
@@ -43,7 +43,7 @@ class ShmListener:
     looked at. Raises ConfigError.
     """
 
-    def __init__(self, address: str, secret: bytes | None = None, landing: Landing | None = None) -> None:
+    def __init__(self, address: str, secret: bytes | None = None, landing: LandingRoom | None = None) -> None:
         self._folder: Path | None = None
         path = address.removeprefix(SCHEME)
         if path == "*":
@@ -204,7 +204,7 @@ class ShmDialer:
             shared.ring.release(int.from_bytes(word.removeprefix(_FREE)[:8], "little"))
 
 
-def _same_memory() -> Landing:
+def _same_memory() -> LandingRoom:
     """Each body lands where the one before lay: warm memory costs the least."""
     room = private_room(MAX_BODY_BYTES)
     return lambda size: room[:size]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kv_transfer.transports.base import Landing, Peer
+from kv_transfer.transports.base import LandingRoom, Peer
 from kv_transfer.transports.shm import ShmDialer, ShmListener
 
 SIZE = 32 << 10  # large enough for the ring
@@ -18,7 +18,7 @@ SIZE = 32 << 10  # large enough for the ring
 class Pair:
     """A dialer with a ring for three bodies, which the listener has mapped."""
 
-    def __init__(self, landing: Landing | None = None) -> None:
+    def __init__(self, landing: LandingRoom | None = None) -> None:
         self.listener = ShmListener("shm://*", landing=landing)
         self.dialer = ShmDialer(ring_bytes=3 * SIZE)
         self.peer = Peer(self.listener.address.encode())
