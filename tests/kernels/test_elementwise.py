@@ -1,4 +1,4 @@
-"""Norm, rope and gate against plain references."""
+"""Norm, rope, gate, embedding and the fused steps against plain references and the steps one by one."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from kernels.activation import silu_mul
-from kernels.norm import rms_norm, rms_norm_reference
+from kernels.embedding import embed
+from kernels.kv_pages import gather, store
+from kernels.kv_wire import CODE_MAX, dequantise_torch
+from kernels.norm import add_rms_norm, rms_norm, rms_norm_reference
 from kernels.rope import apply_rope
+from kernels.rope_store import rope_store
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 DTYPES = list(TOLERANCE)
@@ -74,3 +78,70 @@ def test_silu_mul_leaves_its_input() -> None:
     before = x.clone()
     silu_mul(x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_rms_norm_is_the_sum_and_then_the_norm(dtype: torch.dtype) -> None:
+    x, residual, weight = (torch.randn(*shape).to(dtype) for shape in ((7, 100), (7, 100), (100,)))
+    normed, summed = add_rms_norm(x, residual, weight, 1e-6)
+    assert torch.equal(summed, residual + x)
+    assert torch.equal(normed, rms_norm(residual + x, weight, 1e-6))
+
+
+def test_embed_knows_tokens_that_the_host_does_not() -> None:
+    table, ids = torch.randn(9, 5), torch.tensor([3, -1, 8, -3, -2])
+    assert torch.equal(embed(table, ids, torch.tensor([4, 0, 7])), table[[3, 4, 8, 7, 0]])
+
+
+@pytest.mark.parametrize("bad", [-1, 9, 2**40])
+def test_a_sampled_token_out_of_the_vocabulary_is_token_0(bad: int) -> None:
+    table = torch.randn(9, 5)
+    assert torch.equal(embed(table, torch.tensor([-1, 2]), torch.tensor([bad])), table[[0, 2]])
+
+
+def test_embed_without_late_tokens_is_a_choice_of_rows() -> None:
+    table, ids = torch.randn(9, 5), torch.tensor([3, 3, 0])
+    for sampled in None, torch.tensor([4]), torch.empty(0, dtype=torch.int64):
+        assert torch.equal(embed(table, ids, sampled), table[ids])
+    assert embed(table, ids[:0]).shape == (0, 5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("norm", [False, True])
+def test_rope_store_is_its_steps_bit_for_bit(norm: bool, kv_dtype: torch.dtype, dtype: torch.dtype) -> None:
+    qkv, angle = torch.randn(5, 9 * 20).to(dtype), torch.rand(30, 7) * 6
+    q_norm, k_norm = (torch.randn(20).to(dtype) if norm else None for _ in "qk")
+    positions, slots = torch.tensor([3, 29, 0, 3, 11]), torch.tensor([5, -1, 23, 0, 8])
+    kv_layer = torch.randn(2, 6, 4, 2, 20).to(kv_dtype)
+    twin = kv_layer.clone()
+    q = rope_store(qkv, (5, 2), q_norm, k_norm, 1e-6, angle.cos(), angle.sin(), positions, kv_layer, slots)
+    want, k, v = torch.split(qkv.view(5, 9, 20), [5, 2, 2], dim=1)
+    if q_norm is not None and k_norm is not None:
+        want, k = rms_norm(want, q_norm, 1e-6), rms_norm(k, k_norm, 1e-6)
+    want, k = apply_rope(want, k, angle.cos()[positions], angle.sin()[positions])
+    kept = slots >= 0
+    store(k.to(kv_dtype)[kept], v.to(kv_dtype)[kept], twin, slots[kept])
+    assert torch.equal(q, want)
+    assert torch.equal(kv_layer, twin)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("code", list(CODE_MAX))
+def test_rope_store_of_codes(code: torch.dtype, own: bool) -> None:
+    qkv, angle, slots = torch.randn(4, 4 * 16), torch.rand(4, 8), torch.tensor([5, -1, 7, 0])
+    table = angle.cos(), angle.sin(), torch.arange(4)
+    plain = torch.zeros(2, 3, 4, 1, 16)
+    want = rope_store(qkv, (2, 1), None, None, 1e-6, *table, plain, slots)
+    coded, scales = torch.zeros_like(plain).to(code), torch.zeros(2, 3, 4, 1)
+    if not own:
+        scales = torch.full((2, 1), 5.0 / CODE_MAX[code])
+    q = rope_store(qkv, (2, 1), None, None, 1e-6, *table, coded, slots, scales)
+    assert torch.equal(q, want)
+    wide = scales if own else scales[:, None, None].expand(2, 3, 4, 1)
+    difference = (dequantise_torch(coded, wide, torch.float32) - plain).abs()
+    step = wide[..., None] * (0.501 if code == torch.int8 else 2**-10)
+    assert bool((difference <= (step if code == torch.int8 else torch.maximum(plain.abs() / 16, step))).all())
+    index = torch.tensor([slot for slot in range(12) if slot not in slots.tolist()])
+    assert not gather(coded[None].view(torch.uint8), index).any()
+    assert not own or not scales.view(2, 12)[:, index].any()

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.kv_pages import copy_pages, gather, scatter, store
+from kernels.kv_wire import CODE_MAX, gather_quantised, scatter_quantised
 
 PAGES, PAGE_SIZE, HEADS, DIM = 6, 4, 3, 8
 
@@ -74,3 +75,44 @@ def test_copy_of_no_pages_changes_nothing() -> None:
     before = kv.clone()
     copy_pages(kv, [], [])
     assert torch.equal(kv, before)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    slots=slot_lists, dtype=st.sampled_from([torch.float32, torch.bfloat16]), magnitude=st.integers(-20, 20)
+)
+def test_int8_comes_back_within_half_a_step(slots: list[int], dtype: torch.dtype, magnitude: int) -> None:
+    kv, index = (
+        (torch.randn(3, 2, PAGES, PAGE_SIZE, HEADS, DIM) * 2.0**magnitude).to(dtype),
+        torch.tensor(slots, dtype=torch.int64),
+    )
+    before = kv.clone()
+    codes, scales = gather_quantised(kv, index, torch.int8)
+    assert codes.shape == (3, 2, len(slots), HEADS, DIM)
+    assert scales.shape == codes.shape[:-1]
+    was = gather(kv, index).double()
+    assert bool(((codes.double() * scales[..., None] - was).abs() <= 0.501 * scales[..., None]).all())
+    assert torch.equal(scales, was.float().abs().amax(-1) / torch.full_like(scales, 127.0))
+    scatter_quantised(kv, index, codes, scales)
+    assert torch.equal(gather(kv, index), (codes.float() * scales[..., None]).to(dtype))
+    others = torch.tensor([s for s in range(PAGES * PAGE_SIZE) if s not in slots], dtype=torch.int64)
+    assert torch.equal(gather(kv, others), gather(before, others))
+
+
+def test_float8_comes_back_within_a_sixteenth() -> None:
+    kv, index = pool(), torch.tensor([9, 2, 17])
+    was = gather(kv, index)
+    codes, scales = gather_quantised(kv, index, torch.float8_e4m3fn)
+    difference = (codes.float() * scales[..., None] - was).abs()
+    assert bool((difference <= torch.maximum(was.abs() / 16, scales[..., None] / 1024) * 1.001).all())
+
+
+@pytest.mark.parametrize("code", list(CODE_MAX))
+@pytest.mark.parametrize("value", [0.0, 1e-38, -1e-31])
+def test_heads_of_nothing_come_back_as_zeros(value: float, code: torch.dtype) -> None:
+    kv = torch.full((1, 2, PAGES, PAGE_SIZE, HEADS, DIM), value)
+    codes, scales = gather_quantised(kv, torch.tensor([3]), code)
+    assert not codes.float().any()
+    assert not scales.any()
+    scatter_quantised(kv, torch.tensor([3]), codes, scales)
+    assert torch.equal(gather(kv, torch.tensor([3])), torch.zeros(1, 2, 1, HEADS, DIM))
