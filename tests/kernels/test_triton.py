@@ -47,6 +47,13 @@ def test_kernels_compile_for_a_hopper_gpu(cases: str, tmp_path: Path) -> None:
     run(program, cases, PAGEWIRE_TRITON="1", TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path))
 
 
+@needs_triton
+def test_steps_of_real_models_run_on_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    cases = str(HERE / "ghost_engine.py")
+    environment = {"PAGEWIRE_TRITON": "1", "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    run("-m", "pytest", "-q", "-W", "ignore", cases, **environment)
+
+
 def test_kernels_import_without_triton() -> None:
     run(
         "-c",

@@ -1,0 +1,100 @@
+"""Steps of real models on a GPU that is not there: see ``ghost_gpu``. ``test_triton`` runs this file.
+
+PAGEWIRE_TRITON=1 python -m pytest tests/kernels/ghost_engine.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ghost_gpu import DEVICE, Ghost, ghost
+
+from benchmarks.gpu.models import QWEN3_06B, QWEN25_7B
+from pagewire.engine.batch import Batch
+from pagewire.engine.kv_cache import KVCache
+from pagewire.engine.model import Decoder
+from pagewire.engine.runner import ModelRunner
+from pagewire.engine.sampler import SampleRow
+from pagewire.layout import KVLayout
+from pagewire.model_config import parse_config
+from pagewire.sampling import SamplingParams
+
+LLAMA3_8B: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+    "rope_theta": 500000.0,
+    "eos_token_id": 128001,
+}
+MODELS = {"Qwen2.5-7B": QWEN25_7B, "Llama-3-8B": LLAMA3_8B, "Qwen3-0.6B": QWEN3_06B}
+
+
+@pytest.fixture
+def gpu() -> Iterator[Ghost]:
+    with ghost() as made:
+        yield made
+
+
+def runner(config: dict[str, Any], *, deterministic: bool = False) -> ModelRunner:
+    """With two of its layers: the others are the same."""
+    model = parse_config(config | {"num_hidden_layers": 2})
+    decoder = Decoder(model, torch.bfloat16, DEVICE, 4096, deterministic=deterministic)
+    layout = KVLayout(2, model.kv_heads, model.head_dim, "bfloat16", "a ghost")
+    return ModelRunner(decoder, KVCache(layout, 4096, 16, DEVICE), 64)
+
+
+def step(rows: list[int], contexts: list[int]) -> Batch:
+    """The newest ``rows`` of each sequence, all in the same pages: nobody reads them."""
+    starts, ends = np.cumsum([0, *rows]), np.array(contexts)
+    positions = np.concatenate([np.arange(c - n, c) for n, c in zip(rows, contexts, strict=True)])
+    tables = np.zeros((len(rows), -(-max(contexts) // 16)), np.int64)
+    return Batch(np.zeros(starts[-1], np.int64), positions, positions, starts, ends, tables, starts[1:] - 1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_decode_step_is_captured_and_replayed(gpu: Ghost, name: str) -> None:
+    some = runner(MODELS[name])
+    some.capture(3, 2048)
+    assert gpu.captured == 3  # 1, 2, 3
+    logits = some.forward(step([1, 1], [700, 3]))
+    assert (gpu.replays, logits.shape) == (1, (2, MODELS[name]["vocab_size"]))
+
+
+def test_a_deterministic_step_too(gpu: Ghost) -> None:
+    some = runner(QWEN25_7B, deterministic=True)
+    some.capture(1, 2048)
+    assert gpu.captured == 1
+    assert any("matmul" in kernel for kernel in gpu.kernels())
+
+
+def test_a_mixed_step_keeps_nobody_waiting(gpu: Ghost) -> None:
+    some, told = runner(QWEN3_06B), []
+    logits = some.forward(step([300, 1, 1], [600, 70, 1]), told.append, 1)
+    assert (told, logits.shape) == ([1, 2], (3, 151936))
+
+
+def test_draws_keep_nobody_waiting_until_they_are_seen(gpu: Ghost) -> None:
+    some = runner(QWEN3_06B)
+    params = SamplingParams(temperature=0.8, top_p=0.9, top_k=50)
+    rows = [SampleRow(params, 1, [0], [1, 2, 3], 3)] * 5
+    logits = torch.empty(5, 151936, dtype=torch.bfloat16, device=DEVICE)
+    some.draw(logits, rows)
+
+
+def test_the_ghost_notices_a_host_that_waits(gpu: Ghost) -> None:
+    some = torch.zeros(3, device=DEVICE)
+    with pytest.raises(Exception, match=r"_local_scalar_dense|data.dependent"):
+        bool((some > 0).all())
+    gpu.capturing = True
+    with pytest.raises(AssertionError, match="while a graph is captured"):
+        torch.zeros(3).to(DEVICE)
+    gpu.capturing = False
