@@ -19,36 +19,37 @@ Happens-before, for a buffer (pinned host memory and its twin on the device), wh
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kernels import kv_pages
 from pagewire.engine.kv_cache import KVCache
+from pagewire.engine.staging_buffer import Buffer, Groups, buffers
 from pagewire.engine.staging_index import SlotIndex
-from pagewire.engine.staging_lane import Lane, Queue
-from pagewire.engine.staging_out import as_slab, slab_bytes
+from pagewire.engine.staging_lane import Fence, Lane, Queue
 
 Ints = NDArray[np.int64]
 
 
-class InBuffer:
-    def __init__(self, lane: Lane, host: torch.Tensor, device: torch.Tensor) -> None:
-        self.host, self.device = host, device
-        self.bytes = host.numpy()
-        self.copied, self.scattered = lane.fence("copied"), lane.fence("scattered")
+class InBuffer(NamedTuple):
+    memory: Buffer
+    bytes: NDArray[np.uint8]  # the host's part of it
+    copied: Fence
+    scattered: Fence
 
 
 class PagesIn:
-    """``buffers`` of ``size`` bytes, allocated once. ``write`` is as ``kv_transfer.PageSink`` has it."""
+    """``count`` buffers of ``size`` bytes, allocated once. ``write`` is as in ``kv_transfer.PageSink``."""
 
-    def __init__(self, cache: KVCache, lane: Lane, index: SlotIndex, buffers: int, size: int) -> None:
+    def __init__(self, cache: KVCache, lane: Lane, index: SlotIndex, count: int, size: int) -> None:
         """``index`` is for COMPUTE."""
-        self._cache, self._lane, self._index = cache, lane, index
-        host, there = lane.host(buffers * size), lane.device(buffers * size)
-        parts = [slice(at, at + size) for at in range(0, buffers * size, size)]
-        self._ring = deque(InBuffer(lane, host[part], there[part]) for part in parts)  # the next one first
+        self._groups, self._lane, self._index = Groups(cache), lane, index
+        self._ring = deque(  # the next one first
+            InBuffer(memory, memory.host.numpy(), lane.fence("copied"), lane.fence("scattered"))
+            for memory in buffers(lane, count, size, cache)
+        )
 
     def landing(self, size: int) -> memoryview:
         """Memory of ``size`` bytes for what arrives next, until it is asked for again. If it is checked there
@@ -62,17 +63,17 @@ class PagesIn:
         """What is computed from now on sees it. Seven calls of the device at most."""
         if len(slots) == 0:
             return
-        buffer, lane, pages = self._ring[0], self._lane, self._cache.pages[layers]
-        size = slab_bytes(pages, len(slots))
-        assert len(data) == size <= len(buffer.host), f"{len(data)} bytes for a slab of {size}"
+        buffer, lane, pages = self._ring[0], self._lane, self._groups.of(layers)
+        slab = buffer.memory.slab(len(pages), len(slots))
+        assert len(data) == slab.size, f"{len(data)} bytes for a slab of {slab.size}"
         self._bring(np.frombuffer(data, np.uint8), buffer)
         self._ring.rotate(-1)
-        slab, host, index = buffer.device[:size], buffer.host[:size], self._index.of(slots)
+        index = self._index.of(slots)
         buffer.scattered.hold(Queue.COPIES)
-        lane.run(Queue.COPIES, lambda: slab.copy_(host, non_blocking=True))
+        lane.run(Queue.COPIES, lambda: slab.device.copy_(slab.host, non_blocking=True))
         buffer.copied.set(Queue.COPIES)
         buffer.copied.hold(Queue.COMPUTE)
-        lane.run(Queue.COMPUTE, lambda: kv_pages.scatter(pages, index, as_slab(slab, pages)))
+        lane.run(Queue.COMPUTE, lambda: kv_pages.scatter(pages, index, slab.shaped))
         buffer.scattered.set(Queue.COMPUTE)
 
     @staticmethod

@@ -34,6 +34,7 @@ class SlotIndex:
         self._lane, self._queue = lane, queue
         self._host = lane.host(count * tokens * 8).view(torch.int64).view(count, tokens)
         self._device = lane.device(count * tokens * 8).view(torch.int64).view(count, tokens)
+        self._shown = [self._device[row, :0] for row in range(count)]  # of each row, what is in use
         self._brought = [lane.fence("brought") for _ in range(count)]
         self._free = list(range(count))
         self._rows: OrderedDict[bytes, int] = OrderedDict()  # used longest ago first
@@ -41,18 +42,19 @@ class SlotIndex:
     def of(self, slots: Ints) -> torch.Tensor:
         """``slots`` [n] in the device's memory, for what is given to the queue before the next call."""
         slots = np.ascontiguousarray(slots, np.int64)
-        key, size = slots.tobytes(), len(slots)
-        assert 0 < size <= self._device.shape[1], size
+        key = slots.tobytes()
         if (row := self._rows.pop(key, None)) is None:
             row = self._free.pop() if self._free else self._rows.popitem(last=False)[1]
             self._bring(row, slots)
         self._rows[key] = row
-        return self._device[row, :size]
+        return self._shown[row]
 
     def _bring(self, row: int, slots: Ints) -> None:
         fence, size = self._brought[row], len(slots)
+        assert 0 < size <= self._device.shape[1], size
         fence.wait()
         host, device = self._host[row, :size], self._device[row, :size]
+        self._shown[row] = device
         host.numpy()[:] = slots
         self._lane.run(self._queue, lambda: device.copy_(host, non_blocking=True))
         fence.set(self._queue)

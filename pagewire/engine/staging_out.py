@@ -23,6 +23,7 @@ than there are buffers, however often a wire without room makes a sender begin a
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,27 +32,29 @@ from numpy.typing import NDArray
 from kernels import kv_pages
 from kernels.backend import use_triton
 from pagewire.engine.kv_cache import KVCache
+from pagewire.engine.staging_buffer import Buffer, Groups, buffers
 from pagewire.engine.staging_index import SlotIndex
 from pagewire.engine.staging_lane import Fence, Lane, Queue
 
 Ints = NDArray[np.int64]
 
 
-class OutBuffer:
-    def __init__(self, lane: Lane, host: torch.Tensor, device: torch.Tensor) -> None:
-        self.host, self.device = host, device
-        self.gathered, self.arrived = lane.fence("gathered"), lane.fence("arrived")
+class OutBuffer(NamedTuple):
+    memory: Buffer
+    gathered: Fence
+    arrived: Fence
 
 
 class PagesOut:
-    """``buffers`` of ``size`` bytes, allocated once. ``begin`` is as ``kv_transfer.PageSource`` has it."""
+    """``count`` buffers of ``size`` bytes, allocated once. ``begin`` is as in ``kv_transfer.PageSource``."""
 
-    def __init__(self, cache: KVCache, lane: Lane, index: SlotIndex, buffers: int, size: int) -> None:
+    def __init__(self, cache: KVCache, lane: Lane, index: SlotIndex, count: int, size: int) -> None:
         """``index`` is for MOVES."""
-        self._cache, self._lane, self._index = cache, lane, index
-        host, there = lane.host(buffers * size), lane.device(buffers * size)
-        parts = [slice(at, at + size) for at in range(0, buffers * size, size)]
-        self._free = deque(OutBuffer(lane, host[part], there[part]) for part in parts)
+        self._groups, self._lane, self._index = Groups(cache), lane, index
+        self._free = deque(
+            OutBuffer(memory, lane.fence("gathered"), lane.fence("arrived"))
+            for memory in buffers(lane, count, size, cache)
+        )
 
     def mark(self) -> Fence:
         """Behind all that the device was given to compute so far."""
@@ -69,24 +72,22 @@ class PagesOut:
             self.mark().hold(Queue.MOVES)
         elif not mark.passed():
             return None
-        buffer, lane, pages = self._free.popleft(), self._lane, self._cache.pages[layers]
-        size = slab_bytes(pages, len(slots))
-        assert size <= len(buffer.host), f"{size} bytes in one slab"
-        slab, host, index = buffer.device[:size], buffer.host[:size], self._index.of(slots)
-        lane.run(Queue.MOVES, lambda: gather_into(pages, index, as_slab(slab, pages)))
+        buffer, lane, pages = self._free.popleft(), self._lane, self._groups.of(layers)
+        slab, index = buffer.memory.slab(len(pages), len(slots)), self._index.of(slots)
+        lane.run(Queue.MOVES, lambda: gather_into(pages, index, slab.shaped))
         buffer.gathered.set(Queue.MOVES)
         buffer.gathered.hold(Queue.COPIES)
-        lane.run(Queue.COPIES, lambda: host.copy_(slab, non_blocking=True))
+        lane.run(Queue.COPIES, lambda: slab.host.copy_(slab.device, non_blocking=True))
         buffer.arrived.set(Queue.COPIES)
-        return PinnedCopy(buffer, size, self._free)
+        return PinnedCopy(buffer, slab.host, self._free)
 
 
 class PinnedCopy:
     """A slab on its way into ``buffer``, which goes back to ``home`` when it is taken or dropped."""
 
-    def __init__(self, buffer: OutBuffer, size: int, home: deque[OutBuffer]) -> None:
+    def __init__(self, buffer: OutBuffer, bytes_: torch.Tensor, home: deque[OutBuffer]) -> None:
         self._buffer: OutBuffer | None = buffer
-        self._size, self._home = size, home
+        self._bytes, self._home = bytes_, home
 
     def ready(self) -> bool:
         return self._buffer is not None and self._buffer.arrived.passed()
@@ -95,25 +96,13 @@ class PinnedCopy:
         """With torch's threads: one core copies more slowly than the device sends."""
         assert self._buffer is not None, "taken or dropped before"
         self._buffer.arrived.wait()
-        torch.frombuffer(out, dtype=torch.uint8).copy_(self._buffer.host[: self._size])
+        torch.frombuffer(out, dtype=torch.uint8).copy_(self._bytes)
         self.drop()
 
     def drop(self) -> None:
         if self._buffer is not None:
             self._home.append(self._buffer)
             self._buffer = None
-
-
-def slab_bytes(pages: torch.Tensor, tokens: int) -> int:
-    """Of ``tokens`` tokens in all layers of ``pages`` [L', 2, pages, page_size, Hkv, D]."""
-    layers, two, _, _, heads, dim = pages.shape
-    return layers * two * tokens * heads * dim * pages.element_size()
-
-
-def as_slab(flat: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
-    """Bytes as the slab [L', 2, n, Hkv, D] of ``pages``."""
-    layers, two, _, _, heads, dim = pages.shape
-    return flat.view(pages.dtype).view(layers, two, -1, heads, dim)
 
 
 def gather_into(pages: torch.Tensor, slots: torch.Tensor, slab: torch.Tensor) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from staging_device import Device, Place, Use, pages_come_in, pages_go_out
 
+from pagewire.engine import staging_buffer
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.staging import HostPages, PinnedPages, handoff_pages
 from pagewire.engine.staging_lane import Queue
@@ -210,3 +211,30 @@ def test_a_queue_runs_in_order_and_stands_where_it_is_held() -> None:
     device._favoured = Queue.COPIES
     device.finish()
     assert done == ["kernel", "copy"]
+
+
+def test_slabs_pass_within_a_step_and_outside() -> None:
+    """A step computes in inference mode, in which other tensors are made."""
+    cache, out = filled(), bytearray(SIZE)
+    pages = pinned(cache)
+    for within in (True, False, True):
+        with torch.inference_mode(within):
+            copy = pages.begin(SLOTS, LAYERS)
+            assert copy is not None
+            copy.take(memoryview(out))
+            pages.write(SLOTS + 8, LAYERS, out)
+            pages.write(SLOTS + 8, LAYERS, pages.landing(SIZE))
+    assert len(out) == SIZE
+
+
+def test_shapes_beyond_those_that_are_kept_pass_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging_buffer, "_SHAPES", 2)
+    cache = filled()
+    pages = pinned(cache, out=1)
+    for number in range(40):
+        slots, layers = np.arange(1 + number % 5), slice(number % 4, 4)
+        copy = pages.begin(slots, layers)
+        assert copy is not None
+        out = bytearray(len(cache.read(slots, layers)))
+        copy.take(memoryview(out))
+        assert out == cache.read(slots, layers)
