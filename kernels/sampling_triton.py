@@ -83,7 +83,7 @@ def sample(logits: Tensor, rows: DeviceRows, out: Tensor, needs: Needs = Needs()
     use = tuned.config(
         "sampling",
         {"vocab": vocab, "rows": tuned.bucket(count)},
-        {"tile": 1024, "programs": 1056, "num_warps": 4},  # 8 programs on each of 132 multiprocessors
+        {"tile": 1024, "programs": 660, "num_warps": 4},  # 5 a multiprocessor: 96 registers a thread
         logits.device,
     )
     tiles = -(-vocab // use["tile"])
