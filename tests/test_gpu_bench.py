@@ -92,7 +92,7 @@ def test_what_goes_wrong_costs_itself_only_and_is_named(tmp_path: Path) -> None:
     yield case("crashes", run=lambda: os.kill(os.getpid(), signal.SIGSEGV))
     yield case("hangs", run=lambda: time.sleep(1000))
     yield case("deadly peer", peers={"bomb": lambda: os._exit(3), "mild": lambda: None})
-    yield Reading(kernel="toy", shape="two processes", read=lambda: {"TTST ms": 1.25})
+    yield Reading(kernel="toy", shape="two processes", read=lambda: {"TTST ms": 1.25}, at_most={"TTST ms": 1})
     yield case("last")
 """,
     )
@@ -109,7 +109,7 @@ def test_what_goes_wrong_costs_itself_only_and_is_named(tmp_path: Path) -> None:
     assert "hung" in line(done.stdout, "hangs")
     assert re.search(r"x slow .* met$", line(done.stdout, "good")), line(done.stdout, "good")
     assert "x mild" in line(done.stdout, "deadly peer")
-    assert "TTST ms 1.25" in line(done.stdout, "toy two processes")
+    assert "TTST ms 1.25 (MISSED 1)" in line(done.stdout, "toy two processes")
     assert "FAILED" not in line(done.stdout, "last")
     assert "FAILED" not in line(done.stdout, "well")
     assert "NameError" in line(done.stdout, "building case 0")
@@ -121,7 +121,11 @@ def test_what_goes_wrong_costs_itself_only_and_is_named(tmp_path: Path) -> None:
     assert bad["finished"]
     assert not results["good"]
     assert "us" not in next(each for each in bad["results"] if each["shape"] == "is wrong")  # not timed
-    assert done.stdout.strip().splitlines()[-1].startswith("12 cases, 2 wrong, 6 failed; targets: 1 met")
+    assert (
+        done.stdout.strip()
+        .splitlines()[-1]
+        .startswith("12 cases, 2 wrong, 6 failed; targets: 1 met, 1 missed")
+    )
 
 
 def test_all_well_is_status_0_and_a_missed_target_is_no_error(tmp_path: Path) -> None:
@@ -139,10 +143,10 @@ def test_a_section_that_overruns_is_ended_and_what_it_said_stands(tmp_path: Path
     section(
         tmp_path, "a", '    yield case("first")\n    yield case("endless", run=lambda: time.sleep(1000))\n'
     )
-    section(tmp_path, "b", '    yield case("other")\n')
+    section(tmp_path, "b", '    yield case("other")\n', HEAD + "WEIGHT = 3\n")
     start = time.monotonic()
-    done, results = bench(tmp_path, "--seconds", "30")
-    assert time.monotonic() - start < 50
+    done, results = bench(tmp_path, "--seconds", "40")
+    assert time.monotonic() - start < 60
     assert done.returncode == 1
     assert "a: out of time at toy endless (check)" in done.stdout
     assert [each["shape"] for section in results["sections"] for each in section["results"]] == [

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,9 +28,12 @@ from benchmarks.gpu.listing import list_cases
 from benchmarks.gpu.options import parse
 from benchmarks.gpu.processes import ROOT, Job, run_all
 from benchmarks.gpu.report import Report, write
-from benchmarks.gpu.rows import Row, rows
+from benchmarks.gpu.rows import rows
 
 RESERVE = 6.0  # seconds for the report and for processes that die slowly
+# Parts of the whole time: compiling ahead; the same with the tests beside it; those tests; memcheck.
+COMPILE, BESIDE, EXACT, SANITIZE = 0.2, 0.3, 0.22, 0.13
+GENEROUS = 1.4  # times its part is what a section may take, since most take less
 PAGE = ROOT / "docs" / "benchmarks" / "gpu.md"
 
 
@@ -47,59 +51,89 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(chosen: Sequence[Section], plan: Plan, options: argparse.Namespace) -> int:
-    start = time.monotonic()
-    deadline = start + options.seconds - RESERVE
     report = Report("pagewire's kernels on a GPU", time.strftime("%Y-%m-%d"), driver(), plan.prove)
-    progress = Progress(start)
+    run = Run(plan, options, report, Progress())
     try:
-        beside = _checks("exact", options, plan, report, 0.22 * options.seconds) if options.exact else []
-        if beside or not plan.prove:  # a proof compiles nothing
-            window = (0.3 if beside else 0.2) * options.seconds
-            status, line = compile_ahead([] if plan.prove else chosen, plan, beside, window)
-            progress.say(line)
-            report.verdicts += [checks.verdict(job, status[job.name]) for job in beside]
-            for verdict in report.verdicts:
-                progress.say(f"{verdict.name}: {verdict.line}")
-        sanitize = 0.13 * options.seconds if options.sanitize else 0.0
-        tune = options.tune_seconds if plan.tune else 0.0
-        for i, section in enumerate(chosen):
-            left, weight = deadline - sanitize - time.monotonic(), sum(each.weight for each in chosen[i:])
-            tune_share = min(tune, left / 2) * section.weight / weight
-            share = (left - min(tune, left / 2)) * section.weight / weight + tune_share
-            outcome = Outcome(section.name)
-            report.outcomes.append(outcome)
-            conduct(section, plan, outcome, max(share, 1.0), tune_share, progress.show)
-            tune = max(0.0, tune - outcome.tune_seconds)
-            _keep(report, options, start)
-            if outcome.unable:
-                break
-        if options.sanitize:
-            jobs = _checks("sanitize", options, plan, report, max(20.0, deadline - time.monotonic() - 15))
-            status = run_all(jobs, 8, deadline)
-            report.verdicts += [checks.verdict(job, status[job.name]) for job in jobs]
+        run.compile_and_test(chosen)
+        run.measure(chosen)
+        run.sanitize()
     except BaseException as error:
         report.notes.append(f"ended from outside: {type(error).__name__} {error}")
         if not isinstance(error, KeyboardInterrupt | SystemExit):
             raise
     finally:
-        _keep(report, options, start)
+        run.keep()
         if options.out:
             _logs(plan.folder, options.out / "log.txt")
-        print(f"\n{terminal.page(report)}", flush=True)
+        print(f"\n{_page(report)}", flush=True)
     return 0 if report.good and not report.notes else 1
 
 
-def _checks(kind: str, options: argparse.Namespace, plan: Plan, report: Report, seconds: float) -> list[Job]:
-    if why := checks.available(kind):
-        report.notes.append(f"{kind} not run: {why}")
-        return []
-    return checks.jobs(kind, plan.folder, seconds, options.test_filter, plan.prove)
+class Run:
+    """One call, part by part. ``report`` holds at any moment what is known."""
+
+    def __init__(self, plan: Plan, options: argparse.Namespace, report: Report, progress: Progress) -> None:
+        self._plan, self._options, self._report, self._progress = plan, options, report, progress
+        self._start = time.monotonic()
+        self._deadline = self._start + options.seconds - RESERVE
+
+    def compile_and_test(self, chosen: Sequence[Section]) -> None:
+        beside = self._checks("exact", EXACT * self._options.seconds) if self._options.exact else []
+        if beside or not self._plan.prove:  # a proof compiles nothing
+            window = (BESIDE if beside else COMPILE) * self._options.seconds
+            status, line = compile_ahead([] if self._plan.prove else chosen, self._plan, beside, window)
+            self._progress.say(line)
+            self._judge(beside, status)
+
+    def measure(self, chosen: Sequence[Section]) -> None:
+        sanitize = SANITIZE * self._options.seconds if self._options.sanitize else 0.0
+        tune = self._options.tune_seconds if self._plan.tune else 0.0
+        for i, section in enumerate(chosen):
+            left = max(1.0, self._deadline - sanitize - time.monotonic())
+            part = section.weight / sum(each.weight for each in chosen[i:])
+            tune = min(tune, left / 2)
+            seconds = min(left, GENEROUS * part * (left - tune) + part * tune)
+            outcome = Outcome(section.name)
+            self._report.outcomes.append(outcome)
+            conduct(section, self._plan, outcome, seconds, part * tune, self._progress.show)
+            tune -= outcome.tune_seconds
+            self.keep()
+            if outcome.unable:
+                break
+
+    def sanitize(self) -> None:
+        if self._options.sanitize and not any(each.unable for each in self._report.outcomes):
+            left = self._deadline - time.monotonic()
+            jobs = self._checks("sanitize", max(20.0, left - 15))
+            self._judge(jobs, run_all(jobs, 8, self._deadline))
+
+    def keep(self) -> None:
+        self._report.seconds = time.monotonic() - self._start
+        if self._options.out:
+            try:
+                write(self._report, self._options.out, PAGE, ROOT / "kernels" / "tuned")
+            except Exception:  # a fault of ours must not cost what was measured
+                self._report.notes.append(f"no files: {traceback.format_exc(limit=-1)}")
+
+    def _checks(self, kind: str, seconds: float) -> list[Job]:
+        if why := checks.available(kind):
+            self._report.notes.append(f"{kind} not run: {why}")
+            return []
+        return checks.jobs(kind, self._plan.folder, seconds, self._options.test_filter, self._plan.prove)
+
+    def _judge(self, jobs: Sequence[Job], status: dict[str, int | None]) -> None:
+        for job in jobs:
+            verdict = checks.verdict(job, status[job.name])
+            self._report.verdicts.append(verdict)
+            self._progress.say(f"{verdict.name}: {verdict.line}")
 
 
-def _keep(report: Report, options: argparse.Namespace, start: float) -> None:
-    report.seconds = time.monotonic() - start
-    if options.out:
-        write(report, options.out, PAGE, ROOT / "kernels" / "tuned")
+def _page(report: Report) -> str:
+    try:
+        return terminal.page(report)
+    except Exception:  # a fault of ours must not cost what was measured
+        raw = [str(event) for outcome in report.outcomes for event in outcome.results]
+        return "\n".join([*raw, traceback.format_exc()])
 
 
 def _logs(folder: Path, target: Path) -> None:
@@ -119,25 +153,27 @@ def _ended(signum: int, _: FrameType | None) -> None:
 class Progress:
     """A line a case, while it goes on."""
 
-    def __init__(self, start: float) -> None:
-        self._start = start
+    def __init__(self) -> None:
+        self._start = time.monotonic()
 
     def say(self, line: str) -> None:
         print(f"{time.monotonic() - self._start:6.1f} s  {line}"[:200], flush=True)
 
     def show(self, section: str, event: Event) -> None:
-        if event["event"] == "tuned":
-            best = event["chosen"]
-            what = (
-                f"{best['use']} {best['default_us'] / best['us']:.2f}x" if best else "the default is as good"
-            )
-            self.say(f"{section}: tuned {event['kernel']} {event['shape']}, {event['tried']} tried: {what}")
-        elif "figures" in event:
-            self.say(f"{section}: {event['kernel']} {event['shape']} {event['figures']}")
-        else:
-            row: Row = rows(Outcome(section, results=[event]))[0]
-            peer = f" {row.ratio:.2f}x {row.peer}" if row.ratio is not None else ""
-            self.say(f"{section}: {row.kernel} {row.shape} {row.trouble or f'{row.us:.1f} us{peer}'}")
+        with suppress(Exception):  # the event is kept whatever becomes of this line
+            self.say(f"{section}: {_told(section, event)}")
+
+
+def _told(section: str, event: Event) -> str:
+    if event["event"] == "tuned":
+        best = event["chosen"]
+        what = f"{best['use']} {best['default_us'] / best['us']:.2f}x" if best else "the default is as good"
+        return f"tuned {event['kernel']} {event['shape']}, {event['tried']} tried: {what}"
+    if "figures" in event:
+        return f"{event['kernel']} {event['shape']} {event['figures']}"
+    [row] = rows(Outcome(section, results=[event]))
+    peer = f" {row.ratio:.2f}x {row.peer}" if row.ratio is not None else ""
+    return f"{row.kernel} {row.shape} {row.trouble or f'{row.us:.1f} us{peer}'}"
 
 
 def driver() -> str:

@@ -19,10 +19,13 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class World:
-    """Where a section runs. ``tiny``: shapes for the interpreter, where only correctness can be seen."""
+    """Where a section runs. ``tiny``: shapes for the interpreter, where only correctness can be seen.
+    ``ceilings``: what this process measured at its start, GB/s of copy, h2d, d2h and TFLOP/s of bf16, fp8,
+    int8; some may be missing, and all are when cases are only listed or compiled ahead."""
 
     device: torch.device
     tiny: bool = False
+    ceilings: Mapping[str, float] = field(default_factory=dict)
 
     def pick(self, full: int, tiny: int) -> int:
         return tiny if self.tiny else full
@@ -77,11 +80,13 @@ class Case:
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """Figures that a section takes in a way of its own, such as those of several processes: by name, with the
-    unit in the name. They are printed as they are."""
+    unit in the name. They are printed as they are; ``at_most`` are the targets of some. Nothing may be said
+    for a minute and a half while one is read or built."""
 
     kernel: str
     shape: str
     read: Callable[[], Mapping[str, float | int | str]]
+    at_most: Mapping[str, float] = field(default_factory=dict)
 
 
 def relative_error(out: torch.Tensor, reference: torch.Tensor) -> float:

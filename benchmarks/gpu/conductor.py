@@ -20,7 +20,8 @@ from benchmarks.gpu.events import Event, Reader
 from benchmarks.gpu.processes import Child, Job, ending, last_words, run_all
 
 RESTARTS = 4  # of a section
-STARTING = 90.0  # seconds of silence that a process may take to load torch and to find the card
+LONG = 90.0  # seconds of silence at the least while a process loads torch, or a section a model
+LONG_STAGES = ("start", "import", "build", "read")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Plan:
     folder: Path  # for events and logs
     prove: bool = False
     tune: bool = False
-    patience: float = 60.0  # seconds of silence after which a case is taken to hang
+    patience: float = 30.0  # seconds of silence after which a case is taken to hang
 
 
 @dataclass
@@ -171,11 +172,11 @@ class _Watch:
 
     def __call__(self, child: Child, read: Reader, deadline: float, patience: float) -> str:
         """Why there is something left to do; empty if the section is through."""
-        heard, started = time.monotonic(), False
+        heard = time.monotonic()
         while True:
             status = child.status  # before reading: what was said before the end is read after it
             for event in read():
-                heard, started = time.monotonic(), True
+                heard = time.monotonic()
                 self._take(event)
             if status is not None:
                 if self.ended or self.outcome.unable:
@@ -183,9 +184,9 @@ class _Watch:
                 return self.dead or ending(status)
             if time.monotonic() > deadline + 1:
                 return "out of time"
-            starting = not started or self.stage["stage"] in ("start", "import")
-            if time.monotonic() - heard > (max(patience, STARTING) if starting else patience):
-                return f"hung: nothing for {patience:.0f} s"
+            limit = max(patience, LONG) if self.stage["stage"] in LONG_STAGES else patience
+            if time.monotonic() - heard > limit:
+                return f"hung: nothing for {limit:.0f} s"
             time.sleep(0.02)
 
     def at(self) -> str:

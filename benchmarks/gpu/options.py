@@ -34,6 +34,10 @@ was right, whatever the targets, and every test passed."""
 HERE = Path(__file__).parent
 
 
+def _folder(text: str) -> Path:
+    return Path(text).resolve()
+
+
 def _names(text: str) -> list[str]:
     return [] if text == "none" else text.split(",")
 
@@ -82,8 +86,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--all", action="store_true", help="--exact --sanitize")
     add("--test-filter", default="", metavar="EXPR", help="pytest's -k for the two")
-    add("--patience", type=float, default=60.0, metavar="S", help="of silence: a case hangs (%(default).0f)")
-    add("--sections", type=Path, default=HERE, metavar="DIR", help="where section_*.py are (beside this)")
+    add("--patience", type=float, default=30.0, metavar="S", help="of silence: a case hangs (%(default).0f)")
+    add("--sections", type=_folder, default=HERE, metavar="DIR", help="where section_*.py are (beside this)")
     inner = parser.add_argument_group("one section, as the processes of a run are called")
     inner.add_argument("--section", metavar="NAME", help="run it in this process and print its events")
     inner.add_argument("--json", type=Path, metavar="FILE", help="append the events there")

@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks.gpu.checks import Verdict
 from benchmarks.gpu.conductor import Outcome
+from benchmarks.gpu.events import Event
 from benchmarks.gpu.rows import UNITS, Row, rows
 
 MARK = "<!-- figures -->"  # what stands before it in the page is kept
@@ -62,20 +63,25 @@ class Report:
         wrong = sum(row.trouble.startswith("WRONG") for row in every)
         failed = sum(row.trouble.startswith("FAILED") for row in every)
         met = [row.met for row in every if row.target and not row.trouble]
+        met += [reached for event in self._readings() for _, _, reached in _against(event)]
         unfinished = [each.name for each in self.outcomes if not each.finished]
         line = f"{len(every)} cases, {wrong} wrong, {failed} failed; targets: {met.count(True)} met, "
         line += f"{met.count(False)} missed, {met.count(None)} open; {self.seconds:.0f} s"
         return line + (f"; NOT FINISHED: {', '.join(unfinished)}" if unfinished else "")
 
+    def _readings(self) -> list[Event]:
+        return [event for each in self.outcomes for event in each.results if "figures" in event]
+
     def sayings(self) -> Iterator[str]:
         """What else there is to say, a line each."""
-        for outcome in self.outcomes:
-            for event in outcome.results:
-                if "figures" in event:
-                    figures = ", ".join(
-                        f"{name} {_number(value)}" for name, value in event["figures"].items()
-                    )
-                    yield f"{event['kernel']} {event['shape']}: {figures}"
+        for event in self._readings():
+            targets = {
+                name: f" ({'met' if met else f'MISSED {most}'})" for name, most, met in _against(event)
+            }
+            figures = [
+                f"{name} {_number(value)}{targets.get(name, '')}" for name, value in event["figures"].items()
+            ]
+            yield f"{event['kernel']} {event['shape']}: {', '.join(figures)}"
         hosts = [
             f"{event['kernel']} {event['host_us']:.0f} ({event['alone_us']:.0f})"
             for outcome in self.outcomes
@@ -191,6 +197,16 @@ def write(report: Report, out: Path, page: Path, table_folder: Path) -> None:
     tuned = tuned_file(report, json.loads(present.read_text()) if present.exists() else {})
     if tuned is not None:
         (out / tuned[0]).write_text(json.dumps(tuned[1], indent=1) + "\n")
+
+
+def _against(reading: Event) -> list[tuple[str, float, bool]]:
+    """A reading's targets, and whether they were met."""
+    figures = reading["figures"]
+
+    def met(name: str, most: float) -> bool:
+        return isinstance(figures.get(name), float | int) and figures[name] <= most
+
+    return [(name, most, met(name, most)) for name, most in reading.get("at_most", {}).items()]
 
 
 def _number(value: Any) -> str:

@@ -6,6 +6,7 @@ this process it says what it is about to do. Knows nothing of other sections and
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import importlib.util
 import os
@@ -51,6 +52,7 @@ def work(orders: Orders, say: Writer) -> int:
     say("start", **about(world.device))
     found, missing = ceilings.measure(world.device)
     say("ceilings", found=found, missing=missing)
+    world = dataclasses.replace(world, ceilings=found)
     tuner = tuning.Tuner(world.device, orders.tune_seconds, say)
     for index, case in _cases(orders.path, world, say):
         if time.monotonic() > deadline:
@@ -140,7 +142,7 @@ def _one(
     about = {"kernel": case.kernel, "shape": case.shape}
     if isinstance(case, Reading):
         stage("read")
-        return about | {"figures": dict(case.read())}
+        return about | {"figures": dict(case.read()), "at_most": dict(case.at_most)}
     return about | measured(case, world, skip, tuner, stage)
 
 
