@@ -3,20 +3,14 @@
 Where steps overlap, a step is laid out before the host has seen what the step before sampled: the id
 ``-1 - r`` stands for the token ``sampled[r]``. Knows ids and rows; moves bits and computes nothing.
 """
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from kernels import tuned
-from kernels.backend import jit, power_of_two, tl, triton, use_triton
-
-# One compilation for any number of rows.
-jit_rows: Callable[..., Any] = jit if triton is None else triton.jit(do_not_specialize=["R"])
+from kernels.backend import jit, power_of_two, tl, use_triton
 
 
 def embed(table: torch.Tensor, token_ids: torch.Tensor, sampled: torch.Tensor | None = None) -> torch.Tensor:
@@ -45,7 +39,7 @@ def resolve(token_ids: torch.Tensor, sampled: torch.Tensor, vocab: int) -> torch
     return torch.where(token_ids < 0, late, token_ids)
 
 
-@jit_rows
+@jit(do_not_specialize=["R"], do_not_specialize_on_alignment=["token_ids", "sampled"])
 def _embed_kernel(table, token_ids, sampled, out, V, R, H: tl.constexpr, BLOCK: tl.constexpr):
     columns = tl.cdiv(H, BLOCK)  # programs of a row
     t = (tl.program_id(0) // columns).to(tl.int64)

@@ -7,24 +7,17 @@ the page size: what goes on the wire. Knows memory only: not whose a page is, no
 On a GPU every move is one launch of one kernel, which copies rows of bytes from listed places to listed
 places in every plane (a layer's K or V): slots to a slab, a slab to slots, pages to pages.
 """
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from kernels import tuned
-from kernels.backend import jit, power_of_two, tl, triton, use_triton
+from kernels.backend import jit, power_of_two, tl, use_triton
 from kernels.kv_pages_cpu import gather_cpu, rows_of, scatter_cpu
-
-# One compilation for any number of rows.
-jit_rows: Callable[..., Any] = (
-    jit if triton is None else triton.jit(do_not_specialize=["N", "source_rows", "target_rows"])
-)
 
 
 def store(k: torch.Tensor, v: torch.Tensor, kv_layer: torch.Tensor, slots: torch.Tensor) -> None:
@@ -39,8 +32,10 @@ def gather(kv: torch.Tensor, slots: torch.Tensor, layers: slice | None = None) -
     """The contiguous slab ``[L', 2, n, Hkv, D]`` of ``slots[n]`` int64 in the given layers (default: all)."""
     assert slots.dtype == torch.int64, slots.dtype
     kv = kv if layers is None else kv[layers]
+    if use_triton(kv):
+        return gather_triton(kv, slots)
     if kv.device.type != "cpu":
-        return gather_triton(kv, slots) if use_triton(kv) else gather_torch(kv, slots)
+        return gather_torch(kv, slots)
     slab = torch.empty(*kv.shape[:2], slots.shape[0], *kv.shape[4:], dtype=kv.dtype)
     gather_cpu(rows_of(kv), slots.numpy(), kv.shape[3], slab.view(-1).view(torch.uint8).numpy())
     return slab
@@ -52,8 +47,10 @@ def scatter(kv: torch.Tensor, slots: torch.Tensor, slab: torch.Tensor, layers: s
     kv = kv if layers is None else kv[layers]
     assert slab.shape == (kv.shape[0], 2, slots.shape[0], *kv.shape[4:]), (slab.shape, kv.shape, slots.shape)
     assert slab.dtype == kv.dtype, (slab.dtype, kv.dtype)
-    if kv.device.type != "cpu":
-        (scatter_triton if use_triton(kv) else scatter_torch)(kv, slots, slab)
+    if use_triton(kv):
+        scatter_triton(kv, slots, slab)
+    elif kv.device.type != "cpu":
+        scatter_torch(kv, slots, slab)
     else:
         scatter_cpu(rows_of(kv), slots.numpy(), kv.shape[3], slab.reshape(-1).view(torch.uint8).numpy())
 
@@ -90,7 +87,7 @@ def scatter_torch(kv: torch.Tensor, slots: torch.Tensor, slab: torch.Tensor) -> 
     kv.view(*kv.shape[:2], -1, *kv.shape[4:]).index_copy_(2, slots, slab)
 
 
-@jit_rows
+@jit(do_not_specialize=["N"], do_not_specialize_on_alignment=["slots"])
 def _store_kernel(
     k, v, keys, values, slots, k_stride, v_stride, N, WIDTH: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -103,7 +100,7 @@ def _store_kernel(
     tl.store(values + to, tl.load(v + row[:, None] * v_stride + i, mask=inside), mask=inside)
 
 
-@jit_rows
+@jit(do_not_specialize=["source_rows", "target_rows", "N"], do_not_specialize_on_alignment=["take", "put"])
 def _move_kernel(
     source, target, take, put, source_rows, target_rows, N,
     WIDTH: tl.constexpr, TAKE: tl.constexpr, PUT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,

@@ -6,20 +6,14 @@ step of the scale with int8, 0.501 scale for the arithmetic's own rounding; with
 or scale / 1024 where that is more; and by the rounding to the KV's dtype. Heads whose numbers all lie under
 1e-30 come back as zeros. Finite numbers only. Knows slots and memory; not whose they are.
 """
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from kernels import kv_pages, tuned
-from kernels.backend import jit, power_of_two, tl, triton, use_triton
-
-# One compilation for any number of tokens.
-jit_rows: Callable[..., Any] = jit if triton is None else triton.jit(do_not_specialize=["N", "kv_rows"])
+from kernels.backend import jit, power_of_two, tl, use_triton
 
 CODE_MAX = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 TINY = 1e-30  # the reciprocal of what is smaller may overflow
@@ -117,7 +111,7 @@ def over(numerator: tl.constexpr, x):
     return tl.where(x == 0.0, 0.0, quotient)
 
 
-@jit_rows
+@jit(do_not_specialize=["kv_rows", "N"], do_not_specialize_on_alignment=["slots"])
 def _quantise_kernel(
     kv, slots, codes, scales, kv_rows, N, HEADS: tl.constexpr, D: tl.constexpr,
     INT8: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -136,7 +130,7 @@ def _quantise_kernel(
     tl.store(scales + to, tl.div_rn(largest, tl.full(largest.shape, LARGEST, tl.float32)), mask=listed)
 
 
-@jit_rows
+@jit(do_not_specialize=["kv_rows", "N"], do_not_specialize_on_alignment=["slots"])
 def _dequantise_kernel(
     kv, slots, codes, scales, kv_rows, N, HEADS: tl.constexpr, D: tl.constexpr,
     INT8: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,

@@ -3,21 +3,15 @@
 Each row is normed alone and summed in fp32, in an order that its width alone decides: its bits do not depend
 on the rows beside it nor on how many they are.
 """
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from kernels import tuned
-from kernels.backend import jit, power_of_two, tl, triton, use_triton
-
-# One compilation for any number of rows.
-jit_rows: Callable[..., Any] = jit if triton is None else triton.jit(do_not_specialize=["T"])
+from kernels.backend import jit, power_of_two, tl, use_triton
 
 TILE = 4096  # numbers a program holds of each tensor: 16 a thread
 
@@ -54,7 +48,7 @@ def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tor
     return (wide * scale * weight.float()).to(x.dtype)  # reads 2 RH + R + H, writes 2 RH
 
 
-@jit_rows
+@jit(do_not_specialize=["T"])
 def _rms_norm_kernel(
     x, residual, weight, summed, out, eps, T, H: tl.constexpr,
     ADD: tl.constexpr, ROWS: tl.constexpr, BLOCK_H: tl.constexpr,

@@ -4,7 +4,7 @@ One launch reads ``qkv`` once, writes the rotated q once and K and V once to the
 one by one read and write q and k four times over. A token's bits depend on that token alone. Knows one
 layer's pages and a table of angles; knows no sequence, and not whose a slot is.
 """
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _store_kv(
     _store(target, heads, a, b, HALF, D, BLOCK)
 
 
-@jit
+@jit(do_not_specialize_on_alignment=["positions", "slots"])
 def _rope_store_kernel(
     qkv, q_norm, k_norm, eps, cos, sin, positions, q, kv, slots, scales, qkv_stride, kv_rows,
     HQ: tl.constexpr, HKV: tl.constexpr, D: tl.constexpr, HALF: tl.constexpr, NORM: tl.constexpr,
@@ -170,9 +170,9 @@ def _rope_store_kernel(
         row = tl.load(slots + token) * HKV + head  # of K; all negative where the slot is
         inside, kept = head < HKV, (head < HKV) & (row >= 0)
         keys = source + (HQ + head[:, None]) * D
+        va, vb = _load(keys + HKV * D, inside[:, None], HALF, D, BLOCK)  # on its way while K is turned
         ka, kb = _turned(keys, inside[:, None], k_norm, eps, c, s, NORM, HALF, D, BLOCK)
         _store_kv(kv, row, kept, ka, kb, scales, head, CODES, INT8, HALF, D, BLOCK)
-        va, vb = _load(keys + HKV * D, inside[:, None], HALF, D, BLOCK)
         _store_kv(kv, row + kv_rows, kept, va, vb, scales, HKV + head, CODES, INT8, HALF, D, BLOCK)
 
 
