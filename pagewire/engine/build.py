@@ -71,7 +71,8 @@ def build_engine(
         raise ConfigError(
             f"--max-model-len {max_model_len} is beyond the model's own limit, {model.context_length} tokens"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
     torch_dtype = _dtype(dtype, device)
     quantization = quantization_for(quantization, source, model, dtype, device)
     precision = quantization if quantization == "none" else f"{quantization}, rows in {activation_bits}"

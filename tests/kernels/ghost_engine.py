@@ -6,19 +6,22 @@ PAGEWIRE_TRITON=1 python -m pytest tests/kernels/ghost_engine.py
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from ghost_gpu import DEVICE, Ghost, ghost
+from tiny import model_folder, sequence
 
 from benchmarks.gpu.models import QWEN3_06B, QWEN25_7B
 from pagewire.engine.batch import Batch
+from pagewire.engine.build import build_engine
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.model import Decoder
 from pagewire.engine.runner import ModelRunner
-from pagewire.engine.sampler import SampleRow
+from pagewire.engine.sampler import Sampled, SampleRow
 from pagewire.layout import KVLayout
 from pagewire.model_config import parse_config
 from pagewire.sampling import SamplingParams
@@ -67,6 +70,7 @@ def test_a_decode_step_is_captured_and_replayed(gpu: Ghost, name: str) -> None:
     assert gpu.captured == 3  # 1, 2, 3
     logits = some.forward(step([1, 1], [700, 3]))
     assert (gpu.replays, logits.shape) == (1, (2, MODELS[name]["vocab_size"]))
+    assert gpu.waits == 0
 
 
 def test_a_deterministic_step_too(gpu: Ghost) -> None:
@@ -80,6 +84,7 @@ def test_a_mixed_step_keeps_nobody_waiting(gpu: Ghost) -> None:
     some, told = runner(QWEN3_06B), []
     logits = some.forward(step([300, 1, 1], [600, 70, 1]), told.append, 1)
     assert (told, logits.shape) == ([1, 2], (3, 151936))
+    assert gpu.waits == 0
 
 
 def test_draws_keep_nobody_waiting_until_they_are_seen(gpu: Ghost) -> None:
@@ -87,7 +92,41 @@ def test_draws_keep_nobody_waiting_until_they_are_seen(gpu: Ghost) -> None:
     params = SamplingParams(temperature=0.8, top_p=0.9, top_k=50)
     rows = [SampleRow(params, 1, [0], [1, 2, 3], 3)] * 5
     logits = torch.empty(5, 151936, dtype=torch.bfloat16, device=DEVICE)
-    some.draw(logits, rows)
+    see = some.draw(logits, rows)
+    assert gpu.waits == 0
+    assert see() == [[Sampled(0)]] * 5
+
+
+def test_a_whole_engine_lives_there(gpu: Ghost, tmp_path: Path) -> None:
+    """Built as a node builds it; chunks, forks, draws, and answers that the host must choose."""
+    source = model_folder(tmp_path, **(QWEN3_06B | {"num_hidden_layers": 2}))
+    built = build_engine(
+        source, load_format="dummy", max_model_len=512, max_batch_tokens=64, max_num_seqs=4,
+        gpu_memory_utilization=0.1,
+    )  # fmt: skip
+    engine = built.engine
+    assert (built.device.type, built.layout.dtype) == ("cuda", "bfloat16")
+    assert engine.config.async_scheduling
+    assert engine.config.num_pages * 16 * built.layout.token_bytes < (6 << 30) + 1
+    for i, params in enumerate(
+        [
+            SamplingParams(max_tokens=5),
+            SamplingParams(max_tokens=5, n=2, temperature=0.7),
+            SamplingParams(max_tokens=5, frequency_penalty=0.5),
+            SamplingParams(max_tokens=5, logprobs=2, prompt_logprobs=1),
+        ]
+    ):
+        engine.admit(sequence([3 + i] * (90 if i else 5), params, f"r{i}"))
+    tokens = 0
+    while engine.busy:
+        out = engine.step()
+        tokens += len(out.tokens)
+        for finished in out.finished:
+            assert not finished.error
+            engine.pool.release(finished.lease)
+    assert tokens == 5 * 5
+    assert engine.accounts().leased == 0
+    assert gpu.replays > 2
 
 
 def test_the_ghost_notices_a_host_that_waits(gpu: Ghost) -> None:

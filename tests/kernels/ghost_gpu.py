@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 import offline_gpu
 import torch
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,6 +31,13 @@ class Ghost:
         self.capturing = False
         self.captured = 0  # graphs
         self.replays = 0
+        self.waits = 0  # times that the host waited to read the device's memory
+
+    def read(self, tensor: torch.Tensor) -> list[Any]:
+        """``tolist``: zeros."""
+        assert not self.capturing, "the host reads while a graph is captured"
+        self.waits += tensor.is_cuda
+        return _zeros(tensor.cpu()).tolist()  # type: ignore[no-any-return]
 
     def kernels(self) -> list[str]:
         """Names of what was compiled so far."""
@@ -95,6 +103,13 @@ def ghost() -> Iterator[Ghost]:
         made.captured += 1
 
     cuda: dict[str, Callable[..., Any]] = {
+        "is_available": lambda: True,
+        "current_device": lambda: 0,
+        "mem_get_info": lambda *_: (70 << 30, 80 << 30),
+        "memory_allocated": lambda *_: 1 << 30,
+        "max_memory_allocated": lambda *_: 2 << 30,
+        "reset_peak_memory_stats": lambda *_: None,
+        "empty_cache": lambda: None,
         "get_device_name": lambda *_: PROPERTIES.name,
         "get_device_properties": lambda *_: PROPERTIES,
         "get_device_capability": lambda *_: (9, 0),
@@ -108,8 +123,8 @@ def ghost() -> Iterator[Ghost]:
     }
     fake: dict[str, Any] = {
         "data_ptr": lambda self: 0,
-        "pin_memory": lambda self, *_: self,
-        "numpy": lambda self: np.empty(self.shape, str(self.dtype).removeprefix("torch.")),
+        "numpy": _zeros,
+        "tolist": lambda self: made.read(self),
         "copy_": lambda self, other, non_blocking=False: torch.ops.aten.copy_(self, other, non_blocking),
         "__getitem__": _item,
     }
@@ -118,13 +133,25 @@ def ghost() -> Iterator[Ghost]:
             stack.enter_context(mock.patch.object(torch.cuda, name, stand_in))
         for name, stand_in in fake.items():
             stack.enter_context(mock.patch.object(FakeTensor, name, stand_in, create=True))
-        empty = torch.empty  # nothing is pinned: there is no driver to pin it
-        stack.enter_context(
-            mock.patch.object(torch, "empty", lambda *a, pin_memory=False, **k: empty(*a, **k))
-        )
-        stack.enter_context(FakeTensorMode())
+        for name in ("empty", "zeros", "tensor"):
+            stack.enter_context(mock.patch.object(torch, name, _unpinned(getattr(torch, name))))
+        stack.enter_context(mock.patch.object(torch.Tensor, "pin_memory", lambda self, *_: self))
+        # Else what is made of literals is computed with, and copied to the device, for real.
+        stack.enter_context(mock.patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", -1))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(_NoHostInGraphs(made))
         yield made
+
+
+def _unpinned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Nothing is pinned: there is no driver to pin it."""
+    return lambda *a, pin_memory=False, **k: make(*a, **k)
+
+
+def _zeros(self: torch.Tensor) -> np.ndarray[Any, Any]:
+    """What the host sees of a tensor that is on the host."""
+    assert self.device.type == "cpu", "the host looks into the device's memory"
+    return np.zeros(self.shape, str(self.dtype).removeprefix("torch."))
 
 
 def _outside(made: Ghost) -> None:
@@ -148,5 +175,7 @@ def _item(self: torch.Tensor, index: Any) -> torch.Tensor:
             out = torch.ops.aten.slice.Tensor(out, dim, item.start, item.stop, item.step or 1)
             dim += 1
         else:
+            if isinstance(item, list):
+                item = torch.zeros(len(item), dtype=torch.int64, device=self.device)
             out, dim = torch.ops.aten.index.Tensor(out, [None] * dim + [item]), dim + 1
     return out
