@@ -149,7 +149,7 @@ class Bench:
 
     def wrong(self) -> float:
         """Takes each frame out, spoils its pages and puts it back."""
-        pages = self.cache.pages.view(torch.int16)  # a wire may have left numbers there that are none
+        pages = self.cache.pages.view(torch.int16).random_(0, 0x3F00)
         before = pages.clone()
         for number, frame in enumerate(self.every):
             copy, body = self.pages.begin(*frame), self.room(number, frame)
