@@ -46,10 +46,12 @@ def test_add_rms_norm(rows: int, hidden: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("hidden", [64, 1024, 5000])
 def test_a_normed_row_does_not_feel_the_others(hidden: int) -> None:
-    x, weight = normal(9, hidden), normal(hidden)
+    x, residual, weight = normal(9, hidden), normal(9, hidden), normal(hidden)
     alone = torch.cat([rms_norm_triton(row[None], weight, 1e-6) for row in x])
     assert torch.equal(rms_norm_triton(x, weight, 1e-6), alone)
-    assert torch.equal(add_rms_norm_triton(x, torch.zeros_like(x), weight, 1e-6)[0], alone)
+    pairs = zip(x, residual, strict=True)
+    alone = torch.cat([add_rms_norm_triton(a[None], b[None], weight, 1e-6)[0] for a, b in pairs])
+    assert torch.equal(add_rms_norm_triton(x, residual, weight, 1e-6)[0], alone)
 
 
 @pytest.mark.parametrize(("dim", "rotary"), [(64, 64), (80, 32), (16, 2)])
