@@ -59,7 +59,7 @@ def _page_tables(work: list[Work], counts: Ints) -> Ints:
     for row, w, count in zip(tables, work, counts.tolist(), strict=True):
         assert w.seq.lease is not None
         assert len(w.seq.lease.pages) >= count
-        row[:count] = w.seq.lease.pages[:count]
+        row[:count] = w.seq.lease.array()[:count]
     return tables
 
 

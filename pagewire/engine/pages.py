@@ -19,13 +19,23 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(slots=True, eq=False)
 class PageLease:
     """The right to some pages, in the order of their tokens. It moves, and is released exactly once."""
 
-    pages: list[int] = field(default_factory=list)
+    pages: list[int] = field(default_factory=list)  # grows at its end, and changes nowhere else
     offered: int = 0  # leading pages that the prefix cache has already been offered
+    _array: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32), repr=False)
+
+    def array(self) -> NDArray[np.int32]:
+        """``pages`` for those who compute with them at every step."""
+        if len(self._array) != len(self.pages):
+            self._array = np.array(self.pages, np.int32)
+        return self._array
 
 
 class Fork(NamedTuple):
