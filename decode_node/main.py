@@ -17,7 +17,6 @@ def run(options: NodeOptions) -> None:
 
 
 def _listen(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Receiver, str]:
-    receiver = Receiver(
-        open_receiver(options.handoff, secret), handoff_pages(built.engine.runner.cache), built.layout, epoch
-    )
+    pages = handoff_pages(built.engine.runner.cache)
+    receiver = Receiver(open_receiver(options.handoff, secret, pages.landing), pages, built.layout, epoch)
     return receiver, receiver.address

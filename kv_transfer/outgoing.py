@@ -7,6 +7,7 @@ of states.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,7 @@ from kv_transfer import wire
 from kv_transfer.events import TransferStats
 from kv_transfer.protocol import SenderState
 from kv_transfer.slab import Cursor, Part
-from kv_transfer.store import Copy, Slots
+from kv_transfer.store import Copy, Mark, Slots
 from kv_transfer.transfers import OpenTransfer
 from pagewire.errors import LocalProtocolError
 from pagewire.layout import KVLayout
@@ -39,15 +40,18 @@ class Overlap:
 class Outgoing(OpenTransfer[SenderState]):
     """``taken`` <= ``sent`` <= ``allowed``, in bytes since the transfer's start.
 
-    ``ready`` [layers] counts the tokens that are published, layer by layer, and ``slots`` are where they lie.
-    What the cursor has behind it is sent or staged; after a retraction that may be more than is published.
+    ``published`` [layers] counts the tokens that our node gave, layer by layer, and ``slots`` are where they
+    lie. ``ready`` [layers] of them are computed; those that are ``coming`` a device has still to reach. What
+    the cursor has behind it is sent or staged; after a retraction that may be more than is published.
     """
 
     layout: KVLayout
     num_tokens: int
     payload: bytes  # of RESERVE
     group: int  # layers that go together
+    published: list[int]
     ready: list[int]
+    coming: deque[tuple[int, int, Mark]] = field(default_factory=deque)  # tokens, layers, from when on
     commit_payload: bytes = b""
     allowed: int = 0
     sent: int = 0
@@ -64,22 +68,32 @@ class Outgoing(OpenTransfer[SenderState]):
 
     # --- what our node says ---------------------------------------------------------------------------------
 
-    def publish(self, slots: Slots, computed: int, layers: int) -> None:
+    def publish(self, slots: Slots, computed: int, layers: int, mark: Callable[[], Mark]) -> None:
         known = 0 < layers <= self.layout.layers
-        if not known or not max(self.ready[:layers]) <= computed <= min(self.num_tokens, len(slots)):
-            have = f"after {max(self.ready)} of {self.num_tokens}"
+        if not known or not max(self.published[:layers]) <= computed <= min(self.num_tokens, len(slots)):
+            have = f"after {max(self.published)} of {self.num_tokens}"
             raise LocalProtocolError(f"{computed} computed tokens in {layers} layers, {have}")
         self.slots = np.array(slots[:computed], dtype=np.int64)
-        self.ready[:layers] = [computed] * layers
+        if computed > self.published[layers - 1]:
+            self.coming.append((computed, layers, mark()))
+        self.published[:layers] = [computed] * layers
+
+    def look(self) -> None:
+        """What is computed by now is ready."""
+        while self.coming and self.coming[0][2].passed():
+            computed, layers, _ = self.coming.popleft()
+            self.ready[:layers] = [computed] * layers
 
     def retract(self) -> None:
         self.unstage()
+        self.coming.clear()
+        self.published = [0] * self.layout.layers
         self.ready = [0] * self.layout.layers
         self.slots = self.slots[:0]
 
     def check_published(self) -> None:
-        if min(self.ready) != self.num_tokens:
-            have = f"{min(self.ready)} of {self.num_tokens}"
+        if min(self.published) != self.num_tokens:
+            have = f"{min(self.published)} of {self.num_tokens}"
             raise LocalProtocolError(f"commit with {have} tokens published")
 
     def commit(self, payload: bytes, now: float) -> None:

@@ -98,6 +98,7 @@ class Sender:
             num_tokens=num_tokens,
             payload=payload,
             group=self.layer_group,
+            published=[0] * self._layout.layers,
             ready=[0] * self._layout.layers,
             deadline=now + deadline_s,
             retry_at=now + self._timeouts.retry_s,
@@ -110,14 +111,16 @@ class Sender:
         return t.id
 
     def publish(self, transfer: TransferId, slots: Slots, computed: int, layers: int | None = None) -> None:
-        """Tokens ``[0, computed)`` are in the store now, token i at ``slots[i]``; ``slots`` may be longer.
+        """Tokens ``[0, computed)`` are in the store now, or will be when a device has computed what it was
+        given until now, token i at ``slots[i]``; ``slots`` may be longer.
 
         ``layers``: in the first so many layers only; by default in all. They are sent by the next polls, a
         group of ``layer_group`` layers as soon as it is whole. Does nothing if the transfer has ended; raises
         LocalProtocolError before Granted, after commit, and if fewer tokens are computed than were published.
         """
         if (t := self._called(transfer, Event.DO_PUBLISH)) is not None:
-            t.publish(slots, computed, self._layout.layers if layers is None else layers)
+            layers = self._layout.layers if layers is None else layers
+            t.publish(slots, computed, layers, self._store.mark)
             self._more = True
 
     def retract(self, transfer: TransferId) -> None:
@@ -226,14 +229,15 @@ class Sender:
             budget -= sent
             if sent or (staged and t.staged):
                 turn.append(t)
-            elif t.staged:
-                self._more = True  # it is still being read
+            elif t.staged or t.coming:
+                self._more = True  # it is still being read, or computed: nobody tells when it is
             elif t.drained and t.state is SenderState.FLUSHING:
                 self._acts.fire(t, Event.FLUSHED)
         self._more = self._more or bool(turn)
 
     def _stage(self, t: Outgoing) -> bool:
         """Begin to read the next frame of ``t``, while the one before it may still be on its way here."""
+        t.look()
         if len(t.staged) >= _STAGED or (part := t.next_part()) is None:
             return False
         if (copy := self._store.begin(t.slots[part.tokens], part.layers)) is None:

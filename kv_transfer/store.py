@@ -34,9 +34,22 @@ class Copy(Protocol):
         ...
 
 
+class Mark(Protocol):
+    """A place in what was given to be computed."""
+
+    def passed(self) -> bool:
+        """True if all before it is in the pages."""
+        ...
+
+
 class PageSource(Protocol):
+    def mark(self) -> Mark:
+        """Behind all that was given to be computed so far: a device may be far from it."""
+        ...
+
     def begin(self, slots: Slots, layers: slice) -> Copy | None:
-        """Begin to read the slab of ``slots`` [T] and ``layers``; None if too many are under way.
+        """Begin to read the slab of ``slots`` [T] and ``layers``, computed before a mark that has been
+        passed; None if too many are under way.
 
         What the pages hold now is what is read, or, until ``take``, what they hold then: their owner gives
         them to nobody else before ``take`` or ``drop``.

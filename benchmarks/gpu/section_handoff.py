@@ -128,10 +128,9 @@ class Bench:
     def out(self, taken: bool) -> None:
         """All frames to the host; ``taken``: and into the wire's memory."""
         under: deque[tuple[Frame, PinnedCopy]] = deque()
-        mark, number = self.pages.mark(), 0
-        left = deque(self.every)
+        number, left = 0, deque(self.every)
         while left or under:
-            while left and (copy := self.pages.begin(*left[0], mark)) is not None:
+            while left and (copy := self.pages.begin(*left[0])) is not None:
                 under.append((left.popleft(), copy))
             while under and under[0][1].ready():
                 frame, copy = under.popleft()
@@ -152,6 +151,7 @@ class Bench:
         pages = self.cache.pages.view(torch.int16).random_(0, 0x3F00)
         before = pages.clone()
         for number, frame in enumerate(self.every):
+            self.pages.mark().wait()
             copy, body = self.pages.begin(*frame), self.room(number, frame)
             assert copy is not None
             copy.take(body)
@@ -249,11 +249,9 @@ class Prompt:
         under: deque[tuple[Frame, PinnedCopy]] = deque()
         number = 0
         while left or under:
-            if left and len(under) < BUFFERS_OUT:
-                frame, mark = left[0]
-                if (copy := self.bench.pages.begin(*frame, mark)) is not None:
-                    under.append((frame, copy))
-                    left.popleft()
+            computed = bool(left) and left[0][1].passed()
+            if computed and (copy := self.bench.pages.begin(*left[0][0])) is not None:
+                under.append((left.popleft()[0], copy))
             if under and under[0][1].ready():
                 frame, copy = under.popleft()
                 copy.take(self.bench.room(number, frame))

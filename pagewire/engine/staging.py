@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.staging_in import PagesIn
 from pagewire.engine.staging_index import SlotIndex
-from pagewire.engine.staging_lane import CudaLane, Fence, Lane, PlainLane, Queue
+from pagewire.engine.staging_lane import CudaLane, Fence, Lane, PlainFence, PlainLane, Queue
 from pagewire.engine.staging_out import PagesOut, PinnedCopy
 
 Ints = NDArray[np.int64]
@@ -30,10 +30,11 @@ class HostPages:
     def __init__(self, cache: KVCache) -> None:
         self._cache = cache
 
-    def mark(self) -> None:
-        """What was computed is there."""
+    def mark(self) -> PlainFence:
+        """Passed: the host computes what is computed."""
+        return PlainFence()
 
-    def begin(self, slots: Ints, layers: slice, mark: None = None) -> HostCopy:
+    def begin(self, slots: Ints, layers: slice) -> HostCopy:
         return HostCopy(self._cache, slots, layers)
 
     def write(self, slots: Ints, layers: slice, data: bytes | bytearray | memoryview) -> None:
@@ -83,12 +84,12 @@ class PinnedPages:
         self._in = PagesIn(cache, lane, SlotIndex(lane, Queue.COMPUTE, most, indices), into, size)
 
     def mark(self) -> Fence:
-        """What is in the pages by what the device was given so far: to be read without what comes later."""
+        """Behind all that the device was given to compute so far."""
         return self._out.mark()
 
-    def begin(self, slots: Ints, layers: slice, mark: Fence | None = None) -> PinnedCopy | None:
-        """As ``kv_transfer.PageSource``, of what was computed at ``mark``, or until now."""
-        return self._out.begin(slots, layers, mark)
+    def begin(self, slots: Ints, layers: slice) -> PinnedCopy | None:
+        """As ``kv_transfer.PageSource``."""
+        return self._out.begin(slots, layers)
 
     def landing(self, size: int) -> memoryview:
         """Pinned memory for the next frame's body: see ``PagesIn.landing``."""
@@ -106,6 +107,7 @@ class PinnedPages:
         layout, layers = self._cache.layout, slice(0, 1)
         slots = np.arange(min(16, self._cache.num_pages * self._cache.page_size), dtype=np.int64)
         body = memoryview(bytearray(len(slots) * (layout.token_bytes // layout.layers)))
+        self.mark().wait()
         copy = self.begin(slots, layers)
         assert copy is not None, "nothing else is under way"
         copy.take(body)

@@ -7,8 +7,8 @@ their own, and the copies to the host on another, beside whatever is computed. K
 
 Happens-before, for a buffer (a slab on the device and its twin in host memory):
 
-- The gather sees what was computed: it is given to MOVES when the mark that was set behind the kernels which
-  write those pages has been passed; or, without a mark, MOVES is held at one that is set now.
+- The gather sees what was computed: it is begun when the mark that was set behind the kernels which write
+  those pages has been passed.
 - Whoever is given a page afterwards spoils nothing: its owner keeps it until the slab is taken, which is
   behind ``arrived``, or dropped, and then it is nobody's what a gather still reads there.
 - The copy sees the gather: COPIES is held at ``gathered``.
@@ -62,15 +62,11 @@ class PagesOut:
         fence.set(Queue.COMPUTE)
         return fence
 
-    def begin(self, slots: Ints, layers: slice, mark: Fence | None = None) -> PinnedCopy | None:
-        """Read what the pages hold behind ``mark``, or behind all that was given so far. None if that is not
-        yet computed, or too much is under way. A few calls of the device, and no wait.
+    def begin(self, slots: Ints, layers: slice) -> PinnedCopy | None:
+        """Read what was computed before a mark that has been passed. Five calls of the device, two more for
+        slots that it has not been told, and no wait. None if too much is under way.
         """
         if not self._free or not self._free[0].arrived.passed():
-            return None
-        if mark is None:
-            self.mark().hold(Queue.MOVES)
-        elif not mark.passed():
             return None
         buffer, lane, pages = self._free.popleft(), self._lane, self._groups.of(layers)
         slab, index = buffer.memory.slab(len(pages), len(slots)), self._index.of(slots)

@@ -183,8 +183,8 @@ class Published:
 
 
 def pages_go_out(random: Random, deaf: Use | None = None, turns: int = 40) -> Device:
-    """KV is computed, begun to be read, with and without its mark, taken and retracted; others write next to
-    it, and there as soon as it is retracted.
+    """KV is computed, begun to be read when it is, taken and retracted; others write next to it, and there as
+    soon as it is retracted.
     """
     world, kept = World(random, deaf, out=3, into=1), list[Published]()
     for _ in range(turns):
@@ -196,9 +196,8 @@ def pages_go_out(random: Random, deaf: Use | None = None, turns: int = 40) -> De
             case "publish" if len(but) < PAGES * PAGE_SIZE:
                 part = world.part(but)
                 kept.append(Published(part, world.compute(*part), world.pages.mark()))
-            case "begin" if each is not None:
-                mark = random.choice([each.mark, None])
-                if (copy := world.pages.begin(*each.part, mark)) is not None:
+            case "begin" if each is not None and each.mark.passed():
+                if (copy := world.pages.begin(*each.part)) is not None:
                     each.copies.append(copy)
             case "take" if each is not None and each.copies:
                 copy, out = each.copies.pop(), bytearray(len(each.wanted))

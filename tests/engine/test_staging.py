@@ -27,7 +27,6 @@ Story = Callable[..., Device]
 ORDER: dict[Story, set[Use]] = {
     pages_go_out: {
         ("computed", "passed"),
-        ("computed", "MOVES"),
         ("gathered", "COPIES"),
         ("arrived", "wait"),
         ("brought", "wait"),
@@ -84,24 +83,13 @@ def test_a_slab_goes_from_pages_to_pages(kind: type[HostPages | PinnedPages]) ->
     assert not any(target.read(SLOTS, slice(0, 1)))
 
 
-def test_what_is_not_computed_yet_is_not_begun_to_be_read() -> None:
-    device = lazy()
-    pages = pinned(filled(), device)
-    device.run(Queue.COMPUTE, lambda: None)
-    mark = pages.mark()
-    assert pages.begin(SLOTS, LAYERS, mark) is None
-    device.finish()
-    assert pages.begin(SLOTS, LAYERS, mark) is not None
-
-
 def test_what_is_computed_goes_out_whatever_is_still_to_be_computed() -> None:
     device, cache = lazy(), filled()
     pages = pinned(cache, device)
-    mark, out = pages.mark(), bytearray(SIZE)
-    device.finish()
+    out = bytearray(SIZE)
     device.hold(Queue.COMPUTE, Place())  # for ever
     device.run(Queue.COMPUTE, cache.pages.zero_)
-    copy = pages.begin(SLOTS, LAYERS, mark)
+    copy = pages.begin(SLOTS, LAYERS)
     assert copy is not None
     copy.take(memoryview(out))
     assert out == cache.read(SLOTS, LAYERS)
@@ -166,11 +154,9 @@ def test_slots_are_brought_once_for_all_groups_of_layers() -> None:
     """Out: gather, set, hold, copy, set. In: hold, copy, set, hold, scatter, set. And two for new slots."""
     device = lazy()
     pages = pinned(filled(), device)
-    mark, calls = pages.mark(), [0]
-    device.finish()
-    device.calls = 0
+    calls = [0]
     for layers in (slice(0, 2), slice(2, 4)):
-        assert pages.begin(SLOTS, layers, mark) is not None
+        assert pages.begin(SLOTS, layers) is not None
         calls.append(device.calls)
     for layers in (slice(0, 2), slice(2, 4)):
         pages.write(SLOTS, layers, bytes(SIZE))

@@ -28,7 +28,8 @@ def some_kv(layout: KVLayout, tokens: int, seed: int) -> KV:
 
 
 class SourcePages(PageSource):
-    """``polls``: a copy that is begun now is ready after so many. ``late``: it reads when it is taken, as in
+    """``polls``: a copy that is begun now is ready after so many, and what is given to be computed now is
+    computed. ``late``: it reads when it is taken, as in
     host memory; otherwise at once, into a buffer that is busy until it is ready, as on a GPU.
     """
 
@@ -37,7 +38,11 @@ class SourcePages(PageSource):
             (layout.layers, 2, slots, layout.token_bytes // layout.layers // 2), POISON, np.uint8
         )
         self.free = list(range(slots))
-        self.polls, self.late = 0, False
+        self.computed = np.zeros(
+            (layout.layers, slots), np.int64
+        )  # the poll from which on it is, 0 for never
+        self.polls, self.late, self.time = 0, False, 1
+        self.given = 0  # when the last is computed: one after the other
         self.copies: list[Copy] = []  # neither taken nor dropped
         self.check_read: Callable[[Slots, slice], None] = lambda slots, layers: None
         self.buffers = buffers
@@ -51,14 +56,24 @@ class SourcePages(PageSource):
         for copy in self.copies:
             assert not set(copy.slots) & set(slots), "a page has a new owner while it is read"
         self.kv[:, :, slots] = POISON
+        self.computed[:, slots] = 0
         self.free += slots.tolist()
 
     def compute(self, slots: Slots, layers: int, kv: KV) -> None:
-        """Put the first ``layers`` layers of ``kv`` there."""
+        """Put the first ``layers`` layers of ``kv`` there, after so many polls."""
         self.kv[:layers, :, slots] = kv[:layers]
+        cells = self.computed[:layers, slots]
+        self.given = max(self.given, self.time + self.polls)
+        self.computed[:layers, slots] = np.where(cells, cells, self.given)
+
+    def mark(self) -> Mark:
+        return Mark(self, self.given)
 
     def begin(self, slots: Slots, layers: slice) -> Copy | None:
         self.check_read(slots, layers)
+        cells = self.computed[layers][:, slots]
+        assert cells.min() > 0, "nothing will ever be computed there"
+        assert cells.max() <= self.time, "read before it is computed"
         self._busy = [copy for copy in self._busy if copy.wait > 0 or copy in self.copies]
         if len(self._busy) >= self.buffers:
             return None
@@ -68,11 +83,20 @@ class SourcePages(PageSource):
         return copy
 
     def time_passes(self) -> None:
+        self.time += 1
         for copy in self._busy:
             copy.wait -= 1
 
     def read(self, slots: Slots, layers: slice) -> bytes:
         return self.kv[layers][:, :, slots].tobytes()
+
+
+class Mark:
+    def __init__(self, pages: SourcePages, time: int) -> None:
+        self._pages, self._time = pages, time
+
+    def passed(self) -> bool:
+        return self._pages.time >= self._time
 
 
 class Copy:

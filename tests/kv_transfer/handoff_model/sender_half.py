@@ -97,7 +97,7 @@ class SenderHalf(Half):
         common = super().key()
         t = self._t
         self.allowed, self.seq, taken = (t.allowed, t.sent, t.taken) if t else (0, 0, 0)
-        sent = (*t.checksums, *t.ready, len(t.staged)) if t else ()
+        sent = (*t.checksums, *t.published, *t.ready, len(t.coming), len(t.staged)) if t else ()
         return (*common, self.allowed, sent, taken, self.granted, self.sealed, self.computed)
 
     @property
