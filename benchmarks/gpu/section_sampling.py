@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.gpu.case import Case, Run, Target, Tune, World
+from benchmarks.gpu.case import Case, Target, Tune, World
 from kernels import tuned
 from kernels.sampling_triton import DeviceRows, sample
 from pagewire.engine.sampler import SampleRow, device_rows, needs_of, sample_ahead

@@ -414,5 +414,19 @@ def test_what_is_left_of_the_arrays_is_a_greedy_row() -> None:
     assert out.seed.tolist() == [1, -1, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("params", "needs"),
+    [
+        (GREEDY | {"top_p": 0.5, "top_k": 3}, (False, False, False)),
+        ({}, (True, False, False)),
+        ({"top_k": 3}, (True, True, False)),
+        ({"top_p": 0.5, "top_k": -1}, (True, False, True)),
+    ],
+    ids=str,
+)
+def test_what_rows_need_is_told(params: dict[str, Any], needs: tuple[bool, bool, bool]) -> None:
+    assert sampler.needs_of(device_rows([row(**params), row(**GREEDY)])) == needs
+
+
 def test_no_rows_ahead() -> None:
     assert ahead(torch.zeros(0, 5), []) == []

@@ -24,7 +24,7 @@ from pagewire.engine.sampler import SampleRow, device_rows
 from pagewire.sampling import SamplingParams
 
 ALL = Needs()
-SMALL = {"tile": 16, "programs": 4, "num_warps": 1}
+SMALL = {"tile": 16, "programs": 4, "readers": 6, "num_warps": 1}
 
 
 def found(
@@ -80,7 +80,9 @@ def test_tokens_of_wider_rows_and_of_narrow_dtypes(dtype: torch.dtype) -> None:
     filters = FILTERS if dtype == torch.float32 else FILTERS[3:5]
     logits = torch.from_numpy((g.standard_normal((len(filters), 2100)) * 3).astype(np.float32)).to(dtype)
     rows = [SampleRow(SamplingParams(**p), -5, [0, 1], [0] * 9, 1) for p in filters]
-    assert found(logits, rows, {"tile": 512, "programs": 14, "num_warps": 4}) == wanted(logits, rows)
+    assert found(logits, rows, {"tile": 512, "programs": 14, "readers": 30, "num_warps": 4}) == wanted(
+        logits, rows
+    )
 
 
 def test_launches_that_no_row_needs_are_left_out() -> None:
