@@ -178,7 +178,7 @@ class DecodeNode:
     def _land(self, out: StepOutput, layers: int) -> None:
         """The step is so many layers deep: take in what arrived meanwhile, so that senders have credit."""
         now = self._clock()
-        if out.computed and self._receiver.open_transfers:
+        if self._receiver.open_transfers:
             self._events += self._receiver.poll(now)
 
     def _expect(self, event: Reserved, now: float) -> None:

@@ -35,7 +35,7 @@ def config(kernel: str, shape: Shape, default: Use, device: torch.device) -> Use
         return {**default, **_overrides[kernel]}
     if device.type != "cuda":
         return default
-    found = _table(torch.cuda.get_device_name(device)).get((kernel, _frozen(shape)))
+    found = _table(_name(device)).get((kernel, _frozen(shape)))
     return default if found is None else {name: found.get(name, value) for name, value in default.items()}
 
 
@@ -61,6 +61,11 @@ class override:
 def file_name(device_name: str) -> str:
     """Of the table for GPUs of that name: "NVIDIA H100 80GB HBM3" -> "NVIDIA_H100_80GB_HBM3.json"."""
     return "".join(c if c.isalnum() or c in "-." else "_" for c in device_name) + ".json"
+
+
+@cache
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
 
 
 @cache

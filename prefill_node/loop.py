@@ -183,7 +183,7 @@ class PrefillNode:
         else:
             for seq, _, end, pages in out.computed:
                 self._publish(seq, pages, end, layers)
-        if out.computed and self._sender.open_transfers:
+        if self._sender.open_transfers:
             self._events += self._sender.poll(now)
 
     def _begin(self, out: StepOutput, now: float) -> None:

@@ -7,8 +7,6 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -23,7 +21,38 @@ from pagewire.engine.sampler import (
 )
 from pagewire.engine.upload import Upload
 
-See = Callable[[], list[list[Sampled] | InvalidLogits]]
+
+class Drawn:
+    """Tokens on their way to the host."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self._tokens, self._arrived = tokens, Mark(tokens.device)
+        if tokens.device.type == "cuda":
+            self._tokens = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            self._tokens.copy_(tokens, non_blocking=True)
+            self._arrived = Mark(tokens.device)
+
+    def ready(self) -> bool:
+        return self._arrived.passed()
+
+    def see(self) -> list[list[Sampled] | InvalidLogits]:
+        """Wait for them. One of a row that was not finite is InvalidLogits."""
+        self._arrived.wait()
+        return [NOT_FINITE if token < 0 else [Sampled(token)] for token in self._tokens.tolist()]
+
+
+class Mark:
+    """A place behind all that the device was given so far. The CPU is always there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._event = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+
+    def passed(self) -> bool:
+        return self._event is None or bool(self._event.query())
+
+    def wait(self) -> None:
+        if self._event is not None:
+            self._event.synchronize()
 
 
 class Drawing:
@@ -33,31 +62,10 @@ class Drawing:
         """[most_rows] what the last draw chose, row by row; -1: not finite. This memory never moves."""
         self._upload = Upload(device)
 
-    def draw(self, logits: Tensor, rows: list[SampleRow]) -> See:
-        """Choose a token for each row of ``logits`` [R, V], each ``on_device`` and of one choice. The call
-        that is returned waits for them.
-        """
+    def draw(self, logits: Tensor, rows: list[SampleRow]) -> Drawn:
+        """Choose a token for each row of ``logits`` [R, V], each ``on_device`` and of one choice."""
         assert len(rows) <= len(self.tokens)
         assert all(row.on_device and len(row.choices) == 1 for row in rows)
         drawn = sample_ahead(logits, DeviceRows(*self._upload(*device_rows(rows))))
         self.tokens[: len(rows)].copy_(drawn)
-        arrived = _to_host(drawn)
-
-        def see() -> list[list[Sampled] | InvalidLogits]:
-            return [NOT_FINITE if token < 0 else [Sampled(token)] for token in arrived().tolist()]
-
-        return see
-
-
-def _to_host(tensor: Tensor) -> Callable[[], Tensor]:
-    if tensor.device.type == "cpu":
-        return lambda: tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host.copy_(tensor, non_blocking=True)
-    event = torch.cuda.current_stream(tensor.device).record_event()
-
-    def wait() -> Tensor:
-        event.synchronize()
-        return host
-
-    return wait
+        return Drawn(drawn)

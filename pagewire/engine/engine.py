@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from pagewire.config import EngineConfig
 from pagewire.engine.batch import build
+from pagewire.engine.drawing import Drawn
 from pagewire.engine.pages import PageAccounts, PageLease, PagePool
 from pagewire.engine.prefix_cache import PrefixCache
 from pagewire.engine.prompt_logprobs import PromptLogprobs, PromptScorer
@@ -73,27 +74,26 @@ class StepOutput:
     tokens: list[Token] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
     prompt_logprobs: list[tuple[Sequence, PromptLogprobs]] = field(default_factory=list)
+    waits: bool = False  # for tokens that are being computed
 
     @property
     def worked(self) -> bool:
         """False if the next step will find nothing to do unless something arrives."""
-        return bool(self.computed or self.tokens or self.finished)
-
-
-Results = list[list[Sampled] | InvalidLogits]
+        return bool(self.computed or self.tokens or self.finished or self.waits)
 
 
 class Due(NamedTuple):
-    """What a step draws: for whom, each with the position of its next token, and how to come by it."""
+    """What a step draws: for whom, each with the position of its next token."""
 
     rows: list[tuple[Sequence, int]]
-    see: Callable[[], Results]
+    drawn: Drawn
 
 
 Watch = Callable[[StepOutput, int], None]
 """Told (what the step does, layers): with 0 before anything is computed, when it is known who was preempted,
-and then from time to time, when ``computed`` is in the pages of so many layers. It must leave the engine
-alone."""
+and then from time to time, when ``computed`` is in the pages of so many layers, or will be when the device
+has done what it was given. Called again and again with all layers while the host waits for the device. It
+must leave the engine alone."""
 
 
 class Engine:
@@ -180,7 +180,10 @@ class Engine:
             watch(out, 0)
         before, self._due = self._due, None
         if not plan.work:
-            self._see(before, out)
+            if before is not None and before.drawn.ready():
+                self._see(before.rows, before.drawn.see(), out)
+            elif before is not None:
+                self._due, out.waits = before, True
             return out
         self.steps += 1
         batch = build(plan.work, self.config.page_size)
@@ -189,30 +192,38 @@ class Engine:
         sampling = [work.seq for work in plan.work if work.samples]
         wanted = [SampleRow.of(seq, self._eos) for seq in sampling]
         places = [(seq, len(seq.tokens)) for seq in sampling]
-        if self.config.async_scheduling and all(row.on_device and len(row.choices) == 1 for row in wanted):
-            due = Due(places, self.runner.draw(rows, wanted))
-            self._see(before, out)
-            self.scheduler.advance(plan)
-            self._promise(due)
+        ahead = self.config.async_scheduling and all(
+            row.on_device and len(row.choices) == 1 for row in wanted
+        )
+        due = Due(places, self.runner.draw(rows, wanted)) if ahead else None
+        if before is not None:
+            self._wait(before.drawn.ready, watch, out)
+            self._see(before.rows, before.drawn.see(), out)
+        self.scheduler.advance(plan)
+        if due is not None:
+            self._promise(due.rows)
             self._due = due
         else:
-            results = sample(rows, wanted, self.runner.threads)
-            self._see(before, out)
-            self.scheduler.advance(plan)
-            self._see(Due(places, lambda: results), out)
+            self._wait(self.runner.mark().passed, watch, out)
+            self._see(places, sample(rows, wanted, self.runner.threads), out)
         return out
 
-    def _promise(self, due: Due) -> None:
+    def _wait(self, passed: Callable[[], bool], watch: Watch | None, out: StepOutput) -> None:
+        """While the device computes, whoever watches may do something else."""
+        while watch is not None and not passed():
+            watch(out, self.runner.layers)
+
+    def _promise(self, rows: list[tuple[Sequence, int]]) -> None:
         """The tokens that are drawn now will be computed next, whatever they are."""
-        for row, (seq, position) in enumerate(due.rows):
+        for row, (seq, position) in enumerate(rows):
             if not (seq.ended or seq.budget == 1 or position + 1 >= seq.max_len):
                 seq.tokens.append(promise(row))
 
-    def _see(self, due: Due | None, out: StepOutput) -> None:
+    def _see(
+        self, rows: list[tuple[Sequence, int]], results: list[list[Sampled] | InvalidLogits], out: StepOutput
+    ) -> None:
         """Take in what a step has drawn."""
-        if due is None:
-            return
-        for (seq, position), sampled in zip(due.rows, due.see(), strict=True):
+        for (seq, position), sampled in zip(rows, results, strict=True):
             if seq.ended:
                 continue
             del seq.tokens[position:]  # what was promised

@@ -15,12 +15,12 @@ from torch import Tensor
 from kernels.attention import AttentionMeta
 from kernels.native_library import Threads
 from pagewire.engine.batch import Batch
-from pagewire.engine.drawing import Drawing
+from pagewire.engine.drawing import Drawing, Drawn, Mark
 from pagewire.engine.graphs import DecodeGraphs
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.model import Decoder
 from pagewire.engine.packed_decoder import AnyDecoder, PackedDecoder
-from pagewire.engine.sampler import InvalidLogits, Sampled, SampleRow
+from pagewire.engine.sampler import SampleRow
 from pagewire.engine.upload import Upload
 
 
@@ -37,6 +37,10 @@ class ModelRunner:
     @property
     def vocab_size(self) -> int:
         return self.decoder.config.vocab_size
+
+    @property
+    def layers(self) -> int:
+        return self.decoder.config.layers
 
     @property
     def threads(self) -> Threads | None:
@@ -71,11 +75,13 @@ class ModelRunner:
         return self.decoder.logits(hidden)
 
     @torch.inference_mode()
-    def draw(
-        self, logits: Tensor, rows: list[SampleRow]
-    ) -> Callable[[], list[list[Sampled] | InvalidLogits]]:
-        """Choose the next token of each row, all ``on_device``; the call that is returned waits for them."""
+    def draw(self, logits: Tensor, rows: list[SampleRow]) -> Drawn:
+        """Choose the next token of each row, all ``on_device`` and of one choice."""
         return self._drawing.draw(logits, rows)
+
+    def mark(self) -> Mark:
+        """To be asked whether the device has done all that it was given so far."""
+        return Mark(self.decoder.device)
 
     @torch.inference_mode()
     def capture(self, most_rows: int, max_model_len: int) -> None:

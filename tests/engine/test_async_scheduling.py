@@ -11,6 +11,7 @@ from runs import Answers, run, workload
 from test_engine import engine
 from tiny import model_folder, sequence
 
+from pagewire.engine.drawing import Drawn
 from pagewire.engine.engine import Engine
 from pagewire.rng import uniform
 from pagewire.sampling import SamplingParams
@@ -120,3 +121,47 @@ def test_aborts_at_any_moment_leak_nothing_and_change_no_other_token(
         assert tokens == want[name, 0][0][: len(tokens)]
     finished_whole = [name for name in got if name not in {f"s{who}" for _, who in aborts}]
     assert all(got[name] == want[name, 0][0] for name in finished_whole)
+
+
+class Late(Drawn):
+    """Tokens of a device that takes its time: not there the first ``late`` times that somebody asks."""
+
+    late = 3
+
+    def ready(self) -> bool:
+        self.late -= 1
+        return self.late < 0
+
+
+@pytest.fixture
+def slow_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pagewire.engine.drawing.Drawn", Late)
+
+
+@pytest.mark.usefixtures("slow_device")
+def test_a_slow_device_changes_no_token(folder: Path) -> None:
+    got, want, _ = both(folder, stopping())
+    assert got == want
+
+
+@pytest.mark.usefixtures("slow_device")
+def test_who_watches_goes_on_while_the_device_computes(folder: Path) -> None:
+    ahead = engine(folder, ahead=True)
+    ahead.admit(sequence([5, 6, 7], SamplingParams(max_tokens=3, temperature=0.0)))
+    seen: list[int] = []
+    ahead.step(lambda out, layers: seen.append(layers))
+    assert seen == [0, 1, 2, 3]
+    ahead.step(lambda out, layers: seen.append(layers))
+    assert seen[4:] == [0, 1, 2, 3, *[3] * Late.late]
+
+
+@pytest.mark.usefixtures("slow_device")
+def test_with_nothing_to_compute_a_step_does_not_wait_for_the_device(folder: Path) -> None:
+    ahead = engine(folder, ahead=True)
+    seq = sequence([5, 6, 7], SamplingParams(max_tokens=8))
+    seq.budget = 1
+    ahead.admit(seq)
+    ahead.step()
+    outs = [ahead.step() for _ in range(Late.late)]
+    assert all(out.worked and not out.tokens for out in outs)
+    assert len(ahead.step().finished) == 1

@@ -92,9 +92,9 @@ def test_draws_keep_nobody_waiting_until_they_are_seen(gpu: Ghost) -> None:
     params = SamplingParams(temperature=0.8, top_p=0.9, top_k=50)
     rows = [SampleRow(params, 1, [0], [1, 2, 3], 3)] * 5
     logits = torch.empty(5, 151936, dtype=torch.bfloat16, device=DEVICE)
-    see = some.draw(logits, rows)
+    drawn = some.draw(logits, rows)
     assert gpu.waits == 0
-    assert see() == [[Sampled(0)]] * 5
+    assert drawn.see() == [[Sampled(0)]] * 5
 
 
 def test_a_whole_engine_lives_there(gpu: Ghost, tmp_path: Path) -> None:
