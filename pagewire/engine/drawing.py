@@ -17,6 +17,7 @@ from pagewire.engine.sampler import (
     Sampled,
     SampleRow,
     device_rows,
+    needs_of,
     sample_ahead,
 )
 from pagewire.engine.upload import Upload
@@ -66,6 +67,7 @@ class Drawing:
         """Choose a token for each row of ``logits`` [R, V], each ``on_device`` and of one choice."""
         assert len(rows) <= len(self.tokens)
         assert all(row.on_device and len(row.choices) == 1 for row in rows)
-        drawn = sample_ahead(logits, DeviceRows(*self._upload(*device_rows(rows))))
+        asked = device_rows(rows)
+        drawn = sample_ahead(logits, DeviceRows(*self._upload(*asked)), needs=needs_of(asked))
         self.tokens[: len(rows)].copy_(drawn)
         return Drawn(drawn)

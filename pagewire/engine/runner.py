@@ -22,6 +22,7 @@ from pagewire.engine.model import Decoder
 from pagewire.engine.packed_decoder import AnyDecoder, PackedDecoder
 from pagewire.engine.sampler import SampleRow
 from pagewire.engine.upload import Upload
+from pagewire.sampling import SamplingParams
 
 
 class ModelRunner:
@@ -92,9 +93,13 @@ class ModelRunner:
             )
 
     def warm_up(self) -> None:
-        """Compute a few rows at slots that nobody has yet: the first request finds all prepared."""
+        """Compute a few rows at slots that nobody has yet, and draw from them in every way: the first request
+        finds all prepared.
+        """
+        anything = SamplingParams(temperature=1.0, top_k=2, top_p=0.5)
         for rows in (1, min(8, self.cache.num_pages * self.cache.page_size)):
-            self.forward(one_prompt(rows, self.cache.page_size))
+            logits = self.forward(one_prompt(rows, self.cache.page_size))
+            self.draw(logits, [SampleRow(anything, 0, [0], [0], 1)]).see()
 
 
 def one_prompt(tokens: int, page_size: int) -> Batch:
