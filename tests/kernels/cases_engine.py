@@ -41,6 +41,7 @@ def engine(folder: Path, *, deterministic: bool = False) -> Engine:
     return build_engine(
         model_folder(folder),
         load_format="dummy",
+        dtype="float32",
         quantization="none",
         kv_cache_bytes=1 << 19,
         max_num_seqs=2,
@@ -72,7 +73,9 @@ def test_the_tokens_are_those_of_the_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = model_folder(tmp_path / "tiny", **VARIANTS[name]).path
-    want = run(engine(folder), workload())
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        want = run(engine(folder), workload())
     request.getfixturevalue("interpreted")
     launches, attend = [], attention_triton.attend
     monkeypatch.setattr(attention_triton, "attend", lambda *a: (launches.append(1), attend(*a))[1])
