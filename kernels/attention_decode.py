@@ -25,8 +25,10 @@ from kernels.attention_keys import (
     LOG2_E,
     NO_SCALES,
     TOKEN_SCALES,
+    add_values,
     hide,
     load_keys,
+    product_type,
     slots_of,
     soften,
 )
@@ -51,22 +53,22 @@ class DecodePlan(NamedTuple):
     use: tuned.Use
 
 
-def default_use(dim: int, dtype: torch.dtype) -> tuned.Use:
+def default_use(dim: int, dtype: torch.dtype, kv_dtype: torch.dtype) -> tuned.Use:
     """By bytes in flight: a block of 64 keys and values of 128 bf16 is 32 KiB.
 
     Two of them are buffered in 70 KiB of shared memory, three programs fit an SM, and 96 to 192 KiB are on
     their way to it, where 3.35 TB/s at a microsecond of latency need 25 KiB. A split of 512 keys is eight
-    blocks, and its parts are 1/64 of its KV. Wider heads have smaller blocks; so has float32, for registers.
+    blocks, and its parts are 1/64 of its KV. Wider heads, float32 and codes have smaller blocks, for
+    registers; codes have more of them in flight.
     """
-    narrow = dim <= 128 and dtype.itemsize == 2
-    stages = 3 if dtype.itemsize == 2 else 2
+    codes, wide = kv_dtype.itemsize == 1, dim > 128 or dtype.itemsize > 2
     return {
         "SPLIT": 512,
         "BLOCK_M": 16,  # rows of a tile at least; 64 would bring in the warpgroup instructions
-        "BLOCK_N": 64 if narrow else 32,
+        "BLOCK_N": 32 if wide or codes else 64,
         "num_warps": 4,
-        "num_stages": stages,
-        "programs": 3,  # of an SM
+        "num_stages": 2 if dtype.itemsize > 2 else 4 if codes else 3,
+        "programs": 4 if codes else 3,  # of an SM
     }
 
 
@@ -75,7 +77,7 @@ def use_of(
 ) -> tuned.Use:
     """How rows of such heads are launched. SPLIT and BLOCK_N order a row's sums: by model, never by step."""
     shape = {"dim": dim, "group": heads_per_kv, "bytes": kv_dtype.itemsize}
-    return tuned.config("attention_decode", shape, default_use(dim, dtype), device)
+    return tuned.config("attention_decode", shape, default_use(dim, dtype, kv_dtype), device)
 
 
 def items_of(context_lens: Iterable[int], window: int | None, split: int) -> int:
@@ -188,6 +190,7 @@ def _decode_kernel(
     PAGE: tl.constexpr,
     WINDOW: tl.constexpr,
     SCALES: tl.constexpr,
+    DOT: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -213,7 +216,7 @@ def _decode_kernel(
             first = tl.maximum(first, tl.maximum(context - WINDOW, 0) // BLOCK_N * BLOCK_N)
         head = kv_head * GROUP + m
         source = q + row * q_row_stride + head[:, None] * q_head_stride + d[None, :]
-        x = tl.load(source, mask=used, other=0.0)
+        x = tl.load(source, mask=used, other=0.0).to(DOT)
         exponent, widen = scale, 1.0
         if SCALES == 1:
             exponent = scale * tl.load(key_scales + kv_head)
@@ -229,7 +232,7 @@ def _decode_kernel(
         for at in range(first, last, BLOCK_N):
             key = at + i
             k = load_keys(keys + kv_head * D, slots, key < last, KV_HEADS, D, BLOCK_D)
-            scores = tl.dot(x, tl.trans(k.to(x.dtype)), input_precision="ieee")
+            scores = tl.dot(x, tl.trans(k.to(DOT)), input_precision="ieee")
             if SCALES == 2:
                 scores *= tl.load(key_scales + slots * KV_HEADS + kv_head, mask=key < last, other=0.0)[
                     None, :
@@ -241,8 +244,7 @@ def _decode_kernel(
                     None, :
                 ]
             v = load_keys(values + kv_head * D, slots, key < last, KV_HEADS, D, BLOCK_D)
-            total *= faded[:, None]
-            total = tl.dot(weights.to(x.dtype), v.to(x.dtype), total, input_precision="ieee")
+            total = add_values(total, faded, weights, v, q, DOT)
             slots = slots_of(table, at + BLOCK_N, last, PAGE, BLOCK_N)
         if stop - start == 1:
             target = out + row * out_row_stride + head[:, None] * D + d[None, :]
@@ -334,6 +336,7 @@ def attend_singles(
         PAGE=page_size,
         WINDOW=plan.window or 0,
         SCALES=NO_SCALES if scales is None else TOKEN_SCALES if scales.per_token else HEAD_SCALES,
+        DOT=product_type(q.dtype),
         SPLIT=use["SPLIT"],
         BLOCK_M=max(use["BLOCK_M"], power_of_two(heads // kv_heads)),
         BLOCK_N=use["BLOCK_N"],

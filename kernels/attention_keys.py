@@ -9,10 +9,21 @@ pages are widened to the type of q on their way to the matrix units. Knows keys;
 
 from __future__ import annotations
 
-from kernels.backend import jit, tl
+from typing import Any
+
+import torch
+
+from kernels.backend import jit, tl, triton
 
 LOG2_E = 1.4426950408889634
 NO_SCALES, HEAD_SCALES, TOKEN_SCALES = 0, 1, 2  # SCALES of a kernel
+
+
+def product_type(dtype: torch.dtype) -> Any:
+    """DOT of a kernel, the type of q; but the interpreter would multiply bf16 as integers."""
+    if dtype == torch.bfloat16 and triton.knobs.runtime.interpret:
+        return tl.float32
+    return {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}[dtype]
 
 
 @jit
@@ -65,3 +76,10 @@ def soften(scores, best, norm, scale):
     weights = tl.exp2(scores * scale - best_now[:, None])
     faded = tl.exp2(best - best_now)
     return best_now, norm * faded + tl.sum(weights, axis=1), weights, faded
+
+
+@jit
+def add_values(total, faded, weights, v, q, DOT: tl.constexpr):
+    """``total`` of earlier blocks, faded, and this one's weights, in the type of q, times its values."""
+    rounded = weights.to(q.dtype.element_ty).to(DOT)
+    return tl.dot(rounded, v.to(DOT), total * faded[:, None], input_precision="ieee")

@@ -20,8 +20,10 @@ from kernels.attention_keys import (
     LOG2_E,
     NO_SCALES,
     TOKEN_SCALES,
+    add_values,
     hide,
     load_keys,
+    product_type,
     slots_of,
     soften,
 )
@@ -35,22 +37,14 @@ def default_use(dim: int, dtype: torch.dtype, kv_dtype: torch.dtype) -> tuned.Us
     A thread holds BLOCK_D / 2 sums and BLOCK_N / 2 scores, and as many weights; widening codes takes more.
     float32 is not for the matrix units, and is small.
     """
-    small, codes = dim <= 128, kv_dtype.itemsize == 1
+    codes = kv_dtype.itemsize == 1
     if dtype.itemsize > 2:
-        return {"BLOCK_M": 32, "BLOCK_N": 32 if small else 16, "num_warps": 8, "num_stages": 2, "maxnreg": 0}
-    if dim <= 64:
-        return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 3, "maxnreg": 0}
-    if small:
-        return {
-            "BLOCK_M": 128,
-            "BLOCK_N": 32 if codes else 64,
-            "num_warps": 8,
-            "num_stages": 3,
-            "maxnreg": 0,
-        }
-    if codes:
-        return {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 2, "maxnreg": 0}
-    return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2, "maxnreg": 0}
+        use = {"BLOCK_M": 32, "BLOCK_N": 32 if dim <= 128 else 16, "num_stages": 2}
+    elif dim <= 128:
+        use = {"BLOCK_M": 128, "BLOCK_N": 32 if codes and dim > 64 else 64, "num_stages": 3}
+    else:
+        use = {"BLOCK_M": 64 if codes else 128, "BLOCK_N": 32, "num_stages": 2 if codes else 3}
+    return {**use, "num_warps": 8, "maxnreg": 0}
 
 
 def use_of(dim: int, dtype: torch.dtype, kv_dtype: torch.dtype, device: torch.device) -> tuned.Use:
@@ -97,6 +91,7 @@ def _prefill_kernel(
     PAGE: tl.constexpr,
     WINDOW: tl.constexpr,
     SCALES: tl.constexpr,
+    DOT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -107,9 +102,8 @@ def _prefill_kernel(
     token, head = m // GROUP, kv_head * GROUP + m % GROUP
     row = tl.load(tile + 1).to(tl.int64) + token
     used = (token < rows)[:, None] & (d < D)[None, :]
-    x = tl.load(
-        q + row[:, None] * q_row_stride + head[:, None] * q_head_stride + d[None, :], mask=used, other=0.0
-    )
+    source = q + row[:, None] * q_row_stride + head[:, None] * q_head_stride + d[None, :]
+    x = tl.load(source, mask=used, other=0.0).to(DOT)
     exponent, widen = scale, 1.0
     if SCALES == 1:
         exponent = scale * tl.load(key_scales + kv_head)
@@ -136,9 +130,9 @@ def _prefill_kernel(
     for at in range(first, last, BLOCK_N):
         key = at + i
         k = load_keys(keys, slots, key < last, KV_HEADS, D, BLOCK_D)
-        scores = tl.dot(x, tl.trans(k.to(x.dtype)), input_precision="ieee")
+        scores = tl.dot(x, tl.trans(k.to(DOT)), input_precision="ieee")
         v = load_keys(values, slots_before, i < at - first, KV_HEADS, D, BLOCK_D)
-        total = tl.dot(weights.to(x.dtype), v.to(x.dtype), total * faded[:, None], input_precision="ieee")
+        total = add_values(total, faded, weights, v, q, DOT)
         if SCALES == 2:
             scores *= tl.load(key_scales + slots * KV_HEADS, mask=key < last, other=0.0)[None, :]
         if (at >= open_) | (at < whole):
@@ -150,7 +144,7 @@ def _prefill_kernel(
         slots = slots_of(table, at + BLOCK_N, last, PAGE, BLOCK_N)
     held = (last - 1) // BLOCK_N * BLOCK_N + i < last
     v = load_keys(values, slots_before, held, KV_HEADS, D, BLOCK_D)
-    total = tl.dot(weights.to(x.dtype), v.to(x.dtype), total * faded[:, None], input_precision="ieee")
+    total = add_values(total, faded, weights, v, q, DOT)
     total = total / tl.where(norm > 0, norm, 1.0)[:, None] * widen  # norm is 0 where there is no key at all
     target = out + row[:, None] * out_row_stride + head[:, None] * D + d[None, :]
     tl.store(target, total.to(out.dtype.element_ty), mask=used)
@@ -197,6 +191,7 @@ def attend_tiles(
         PAGE=page_size,
         WINDOW=window or 0,
         SCALES=NO_SCALES if scales is None else TOKEN_SCALES if scales.per_token else HEAD_SCALES,
+        DOT=product_type(q.dtype),
         BLOCK_M=use["BLOCK_M"],
         BLOCK_N=use["BLOCK_N"],
         BLOCK_D=max(16, power_of_two(dim)),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
 
 import torch
 
-from kernels.attention import AttentionMeta
+from kernels.attention import AttentionMeta, KVScales
 
 
 @dataclass
@@ -40,3 +44,27 @@ def make_world(
         slots = tables[s, position // page_size] * page_size + position % page_size
         kv_layer.flatten(1, 2)[:, slots] = token
     return World(kv_layer, tables, page_size, contexts)
+
+
+def quantise(world: World, dtype: torch.dtype, per_token: bool) -> tuple[torch.Tensor, KVScales]:
+    """The world's KV as codes of one byte, and their scales; those of slots that no token holds are NaN."""
+    most = 127 if dtype == torch.int8 else 448
+    size = world.kv_layer.abs()
+    largest = size.amax(-1) if per_token else size.nan_to_num().amax((1, 2, 4))
+    scales = largest / most
+    codes = world.kv_layer / (scales[..., None] if per_token else scales[:, None, None, :, None])
+    codes = codes.nan_to_num(nan=most)  # a code cannot be NaN: where none is held, the largest
+    return (codes.round() if dtype == torch.int8 else codes).to(dtype), KVScales(scales)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Within, memory that torch hands out unwritten is NaN where it can be."""
+    empty = torch.empty
+
+    def full(*args: Any, **kwargs: Any) -> torch.Tensor:
+        x = empty(*args, **kwargs)
+        return x.fill_(float("nan")) if x.is_floating_point() else x
+
+    with patch.object(torch, "empty", full):
+        yield
