@@ -78,7 +78,7 @@ def _matmul_kernel(
         total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     to = out + t.to(tl.int64)[:, None] * out_stride + n[None, :]
     held = (t < T)[:, None] & (n < N)[None, :]
-    tl.store(to, tl.trans(total).to(out.dtype.element_ty), mask=held)
+    tl.store(to, tl.trans(total.to(out.dtype.element_ty)), mask=held)
 
 
 def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:

@@ -1,8 +1,8 @@
 """Few rows by a weight of 4 bits: bound by the weight's bytes, so many programs and K split among them.
 
-The tensor cores multiply codes, which are exact; a group's scale multiplies its sum in fp32, and what zeros
-or minima add is their product with the sum of x over the group. How K is split depends on N and K alone; the
-pieces are joined first to last by a second kernel.
+The tensor cores multiply codes less zeros, which are exact; a group's scale multiplies its sum in fp32. With
+minima they multiply 128 + code, and minimum less 128 scales multiplies the sum of x over the group. How K is
+split depends on N and K alone; the pieces are joined first to last by a second kernel.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -11,16 +11,15 @@ from __future__ import annotations
 import torch
 
 from kernels import tuned
-from kernels.backend import tl
-from kernels.matmul_tiles import jit_rows, operand
-from kernels.matmul_w4_unpack import load_scales, unpack_pairs
+from kernels.backend import jit, tl
+from kernels.matmul_tiles import jit_rows
+from kernels.matmul_w4_unpack import load_bits, other_of, unpack_pairs, unpacking
 from kernels.w4_layouts import W4Weight
 
 MOST_ROWS = 64
-PROGRAMS = (
-    528  # to aim at: four an SM of an H100, each a warpgroup. A stage of one is 8 KiB of codes and, of 16
-)
-# rows, 8 of x: in 3 stages 5 programs fit an SM, with up to 80 KiB of codes on their way
+STEP = 256  # columns of K that a program fetches at once
+PROGRAMS = 528  # to aim at: four an SM of an H100, each a warpgroup. A stage of one is 8 KiB of codes and, of
+# 16 rows, 8 of x: in 3 stages 5 programs fit an SM, with up to 80 KiB of codes on their way
 JOINED = 256  # columns of one program that joins
 
 
@@ -35,20 +34,22 @@ def _few_kernel(
     T,
     N,
     K,
-    blocks,
+    steps,
     chunk,
     x_stride,
     out_stride,
     BIAS: tl.constexpr,
     OTHER: tl.constexpr,
     FP16: tl.constexpr,
+    BASE: tl.constexpr,
     OPERAND: tl.constexpr,
     WORDS: tl.constexpr,
     SHIFTS: tl.constexpr,
+    BLOCKS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
 ):
-    """Blocks [chunk * split, + chunk) of K into ``out[split, T, N]``.
+    """Steps [chunk * split, + chunk) of K, BLOCKS blocks each, into ``out[split, T, N]``.
 
     A group spans SHIFTS of the four shifts of a block; more than four: all of K.
     """
@@ -56,36 +57,48 @@ def _few_kernel(
     n, t = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_T)
     k, c = tl.arange(0, 2 * WORDS), tl.arange(0, WORDS)
     rows = x + t.to(tl.int64)[:, None] * x_stride + k[None, :]
+    less: tl.constexpr = 0.0 if OTHER == "minima" else BASE + 16.0 if OTHER == "zeros" else BASE + 8.0
     total = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     part = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     x_sum = tl.zeros([BLOCK_T], tl.float32)
-    for block in range(split * chunk, tl.minimum(split * chunk + chunk, blocks)):
-        source = codes + (block * N + n)[:, None] * WORDS + c[None, :]  # fewer than 2^31 words
-        words = tl.load(source, mask=(n < N)[:, None], other=0)
-        for p in tl.static_range(4):
-            first = (block * 4 + p) * 2 * WORDS
-            r = tl.load(rows + first, mask=(t < T)[:, None] & (k < K - first)[None, :], other=0.0)
-            w = unpack_pairs(words, 4 * p, FP16, OPERAND, BLOCK_N, WORDS)
-            part = tl.dot(w, tl.trans(r.to(OPERAND)), part)
-            if OTHER != "":
-                x_sum += tl.sum(r.to(tl.float32), axis=1)
-            if (p + 1) % SHIFTS == 0:
-                group = (block * 4 + p) // SHIFTS
-                scale, shift = load_scales(scales, other, group, n, N, OTHER)
-                total += part * scale[:, None]
-                if OTHER != "":
-                    total += shift[:, None] * x_sum[None, :]
-                part = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
-                x_sum = tl.zeros([BLOCK_T], tl.float32)
+    bits = load_bits(other, 0, n, N, OTHER, FP16)
+    for step in range(split * chunk, tl.minimum(split * chunk + chunk, steps)):
+        for inside in tl.static_range(BLOCKS):
+            block = step * BLOCKS + inside
+            source = codes + (block * N + n)[:, None] * WORDS + c[None, :]  # fewer than 2^31 words
+            words = tl.load(source, mask=(n < N)[:, None], other=0)
+            for p in tl.static_range(4):
+                group = (block * 4 + p) // SHIFTS if SHIFTS <= 4 else 0
+                if p % SHIFTS == 0:
+                    bits = load_bits(other, group, n, N, OTHER, FP16)
+                first = (block * 4 + p) * 2 * WORDS
+                r = tl.load(rows + first, mask=(t < T)[:, None] & (k < K - first)[None, :], other=0.0)
+                w = unpack_pairs(words, 4 * p, bits, OTHER, less, FP16, OPERAND, BLOCK_N, WORDS)
+                part = tl.dot(w, tl.trans(r.to(OPERAND)), part)
+                if OTHER == "minima":
+                    x_sum += tl.sum(r.to(tl.float32), axis=1)
+                if (p + 1) % SHIFTS == 0:
+                    total = _fold(total, part, x_sum, scales, other, group, n, N, OTHER, BASE)
+                    part = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
+                    x_sum = tl.zeros([BLOCK_T], tl.float32)
     if SHIFTS > 4:
-        scale, shift = load_scales(scales, other, 0, n, N, OTHER)
-        total = part * scale[:, None]
-        if OTHER != "":
-            total += shift[:, None] * x_sum[None, :]
+        total = _fold(total, part, x_sum, scales, other, 0, n, N, OTHER, BASE)
     if BIAS:
         total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     to = out + (split * T + t).to(tl.int64)[:, None] * out_stride + n[None, :]
-    tl.store(to, tl.trans(total).to(out.dtype.element_ty), mask=(t < T)[:, None] & (n < N)[None, :])
+    tl.store(to, tl.trans(total.to(out.dtype.element_ty)), mask=(t < T)[:, None] & (n < N)[None, :])
+
+
+@jit
+def _fold(total, part, x_sum, scales, other, group, n, N, OTHER: tl.constexpr, BASE: tl.constexpr):
+    """A group's sums, scaled, onto those before."""
+    at, inside = group * N + n, n < N
+    scale = tl.load(scales + at, mask=inside, other=0.0).to(tl.float32)
+    total += part * scale[:, None]
+    if OTHER == "minima":
+        shift = tl.load(other + at, mask=inside, other=0.0).to(tl.float32) - BASE * scale
+        total += shift[:, None] * x_sum[None, :]
+    return total
 
 
 @jit_rows
@@ -105,39 +118,36 @@ def launch_few(x: torch.Tensor, weight: W4Weight, bias: torch.Tensor | None, out
     """One program a (BLOCK_N weight rows, piece of K); after several pieces one a (row, 256 columns)."""
     (t, k), (blocks, n, words) = x.shape, weight.codes.shape
     assert t <= MOST_ROWS, t
-    block_t = max(16, tuned.bucket(t))
-    default = {"BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
-    use = tuned.config("matmul_w4_few", few_shape(t, n, k, weight.group), default, x.device)
-    chunk, splits = split_of(n, blocks)
+    use = tuned.config("matmul_w4_few", few_shape(t, n, k, weight.group), DEFAULT, x.device)
+    a_step = STEP // (8 * words)
+    chunk, splits = split_of(n, blocks // a_step)
     parts = out if splits == 1 else torch.empty(splits, t, n, dtype=torch.float32, device=x.device)
-    other, held = other_of(weight)
     _few_kernel[(-(-n // use["BLOCK_N"]), splits)](
         x,
         weight.codes,
         weight.scales,
-        held,
+        other_of(weight),
         weight.scales if bias is None else bias,
         parts,
         t,
         n,
         k,
-        blocks,
+        blocks // a_step,
         chunk,
         x.stride(0),
         parts.stride(-2),
         BIAS=bias is not None and splits == 1,
-        OTHER=other,
-        FP16=x.dtype == torch.float16,
-        OPERAND=operand(x.dtype),
-        WORDS=words,
-        SHIFTS=shifts_of(weight),
-        BLOCK_T=block_t,
+        BLOCKS=a_step,
+        BLOCK_T=max(16, tuned.bucket(t)),
+        **unpacking(weight, x.dtype),
         **use,
     )
     if splits > 1:
-        held = parts if bias is None else bias
-        grid = (t, -(-n // JOINED))
+        held, grid = parts if bias is None else bias, (t, -(-n // JOINED))
         _join_kernel[grid](parts, held, out, t, n, splits, out.stride(0), BIAS=bias is not None, BLOCK=JOINED)
+
+
+DEFAULT: tuned.Use = {"BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
 
 
 def few_shape(t: int, n: int, k: int, group: int) -> tuned.Shape:
@@ -150,20 +160,8 @@ def few_shape(t: int, n: int, k: int, group: int) -> tuned.Shape:
     }
 
 
-def split_of(n: int, blocks: int) -> tuple[int, int]:
-    """(blocks a piece, pieces): about PROGRAMS programs of 64 weight rows, at least two blocks a piece."""
-    wanted = max(1, min(PROGRAMS // -(-n // 64), blocks // 2))
-    chunk = -(-blocks // wanted)
-    return chunk, -(-blocks // chunk)
-
-
-def shifts_of(weight: W4Weight) -> int:
-    """How many shifts of a word, 2 * words columns each, a group spans: 1, 2, or 8 for a whole row."""
-    return 8 if weight.scales.shape[0] == 1 else weight.group // (2 * weight.words)
-
-
-def other_of(weight: W4Weight) -> tuple[str, torch.Tensor]:
-    """What a group has beside its scale."""
-    if weight.zeros is not None:
-        return "zeros", weight.zeros
-    return ("minima", weight.minima) if weight.minima is not None else ("", weight.scales)
+def split_of(n: int, steps: int) -> tuple[int, int]:
+    """(steps a piece, pieces): about PROGRAMS programs of 64 weight rows, at least two steps a piece."""
+    wanted = max(1, min(PROGRAMS // -(-n // 64), steps // 2))
+    chunk = -(-steps // wanted)
+    return chunk, -(-steps // chunk)

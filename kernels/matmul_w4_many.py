@@ -12,9 +12,8 @@ import torch
 
 from kernels import tuned
 from kernels.backend import tl
-from kernels.matmul_tiles import jit_rows, operand, tile_of, tiles
-from kernels.matmul_w4_few import other_of, shifts_of
-from kernels.matmul_w4_unpack import load_scales, unpack_pairs
+from kernels.matmul_tiles import jit_rows, tile_of, tiles
+from kernels.matmul_w4_unpack import load_bits, other_of, unpack_pairs, unpacking
 from kernels.w4_layouts import W4Weight
 
 
@@ -35,6 +34,7 @@ def _many_kernel(
     BIAS: tl.constexpr,
     OTHER: tl.constexpr,
     FP16: tl.constexpr,
+    BASE: tl.constexpr,
     OPERAND: tl.constexpr,
     WORDS: tl.constexpr,
     SHIFTS: tl.constexpr,
@@ -46,37 +46,40 @@ def _many_kernel(
     n, t = tile_n * BLOCK_N + tl.arange(0, BLOCK_N), tile_t * BLOCK_T + tl.arange(0, BLOCK_T)
     k, c = tl.arange(0, 2 * WORDS), tl.arange(0, WORDS)
     rows = x + t.to(tl.int64)[:, None] * x_stride + k[None, :]
+    less: tl.constexpr = BASE + 16.0 if OTHER == "zeros" else BASE + 8.0
     total = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     for step in range(blocks * 4):  # a block's words come four times, thrice from a cache
         source = codes + (step // 4 * N + n)[:, None] * WORDS + c[None, :]  # fewer than 2^31 words
         words = tl.load(source, mask=(n < N)[:, None], other=0)
         first = step * 2 * WORDS
         r = tl.load(rows + first, mask=(t < T)[:, None] & (k < K - first)[None, :], other=0.0)
-        scale, shift = load_scales(scales, other, step // SHIFTS if SHIFTS <= 4 else 0, n, N, OTHER)
-        w = unpack_pairs(words, step % 4 * 4, FP16, OPERAND, BLOCK_N, WORDS)
-        if OTHER == "":
-            w = w * scale.to(OPERAND)[:, None]
-        else:
+        group = step // SHIFTS if SHIFTS <= 4 else 0
+        scale = tl.load(scales + group * N + n, mask=n < N, other=0.0).to(tl.float32)
+        bits = load_bits(other, group, n, N, OTHER, FP16)
+        w = unpack_pairs(words, step % 4 * 4, bits, OTHER, less, FP16, OPERAND, BLOCK_N, WORDS)
+        if OTHER == "minima":  # scale * code + minimum = scale * (code - 8) + shift, where bf16 loses less
+            shift = tl.load(other + group * N + n, mask=n < N, other=0.0).to(tl.float32) + 8.0 * scale
             w = tl.fma(w, scale.to(OPERAND)[:, None], shift.to(OPERAND)[:, None])
+        else:
+            w = w * scale.to(OPERAND)[:, None]
         total = tl.dot(w, tl.trans(r.to(OPERAND)), total)
     if BIAS:
         total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     to = out + t.to(tl.int64)[:, None] * out_stride + n[None, :]
-    tl.store(to, tl.trans(total).to(out.dtype.element_ty), mask=(t < T)[:, None] & (n < N)[None, :])
+    tl.store(to, tl.trans(total.to(out.dtype.element_ty)), mask=(t < T)[:, None] & (n < N)[None, :])
 
 
 def launch_many(x: torch.Tensor, weight: W4Weight, bias: torch.Tensor | None, out: torch.Tensor) -> None:
     """One program a tile of ``[BLOCK_N weight rows, BLOCK_T rows]``."""
-    (t, k), (blocks, n, words) = x.shape, weight.codes.shape
+    (t, k), (blocks, n, _) = x.shape, weight.codes.shape
     use = tuned.config("matmul_w4_many", many_shape(t, n, k, weight.group), default(t), x.device)
     assert use["BLOCK_N"] % 64 == 0, use  # wgmma, whatever T: see kernels.matmul
     assert use["num_warps"] in (4, 8), use
-    other, held = other_of(weight)
     _many_kernel[(tiles(n, t, use["BLOCK_N"], use["BLOCK_T"]),)](
         x,
         weight.codes,
         weight.scales,
-        held,
+        other_of(weight),
         weight.scales if bias is None else bias,
         out,
         t,
@@ -86,11 +89,7 @@ def launch_many(x: torch.Tensor, weight: W4Weight, bias: torch.Tensor | None, ou
         x.stride(0),
         out.stride(0),
         BIAS=bias is not None,
-        OTHER=other,
-        FP16=x.dtype == torch.float16,
-        OPERAND=operand(x.dtype),
-        WORDS=words,
-        SHIFTS=shifts_of(weight),
+        **unpacking(weight, x.dtype),
         **use,
     )
 

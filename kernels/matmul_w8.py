@@ -118,7 +118,7 @@ def _w8_kernel(
     if BIAS:
         result += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     to = out + t.to(tl.int64)[:, None] * out_stride + n[None, :]
-    tl.store(to, tl.trans(result).to(out.dtype.element_ty), mask=(t < T)[:, None] & (n < N)[None, :])
+    tl.store(to, tl.trans(result.to(out.dtype.element_ty)), mask=(t < T)[:, None] & (n < N)[None, :])
 
 
 def launch(

@@ -5,6 +5,7 @@ is 8 * words consecutive columns of K. Bits 4p .. 4p+3 of word c hold column ``2
 and bits 4p+16 .. 4p+19 the column after it, p = 0..3: one shift and one mask leave two neighbouring columns
 in the two halves of a register, where a tensor core wants them, and a tile of N is one contiguous piece of
 memory. 32 words, so that a shift yields 64 columns; 16 where a group is 32 columns: a shift never spans two.
+K is padded to a multiple of 256 with codes of 8.
 
 Knows bits; multiplies nothing. The foreign layouts are those of AutoGPTQ (Frantar 2022), AutoAWQ (Lin 2023)
 and GGML's Q4_0 and Q4_1, each written down from its description.
@@ -72,7 +73,7 @@ def pack(
     assert zeros is None or minima is None
     groups = -(-k // group)
     words = 16 if group == 32 else 32
-    blocks = -(-k // (8 * words))
+    blocks = -(-k // 256) * (32 // words)  # columns up to a multiple of 256
     padded = F.pad(codes, (0, blocks * 8 * words - k), value=8).view(n, blocks, 4, words, 2)
     packed = torch.zeros(n, blocks, words, dtype=torch.int32, device=codes.device)
     for p in range(4):

@@ -98,7 +98,8 @@ def test_gguf(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "group", "blocks"), [(64, 32, 1), (130, 32, 2), (300, 64, 2), (520, 128, 3), (9, 9, 1)]
+    ("k", "group", "blocks"),
+    [(64, 32, 2), (130, 32, 2), (257, 32, 4), (300, 64, 2), (520, 128, 3), (9, 9, 1)],
 )
 def test_codes_lie_where_the_layout_says(k: int, group: int, blocks: int) -> None:
     q = Quantised(3, k, group)
