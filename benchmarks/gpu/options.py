@@ -26,7 +26,7 @@ leaves of its time goes to those after it.
 --out gets results.json (every number), gpu.md (the table, to be put under docs/benchmarks/), log.txt (what
 the processes printed) and, with --tune, the table of launch parameters, to be put under kernels/tuned/.
 """
-EPILOG = """Columns: us of one launch; TFLOP/s (TF, TF8, TOP) or GB/s, whichever bounds it; the share of the
+EPILOG = """Columns: us of one launch; TFLOP/s (T) or GB/s (G), whichever bounds it; the share of the
 ceiling that was measured in the same process (the floor over the time); how many times as long the best peer
 takes; the relative error; the difference of the two rounds; the target. The status is 0 if every case ran and
 was right, whatever the targets, and every test passed."""

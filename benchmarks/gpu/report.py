@@ -6,7 +6,7 @@ Knows outcomes and verdicts; measures nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,6 @@ class Report:
             found = sorted(each.ceilings[name] for each in self.outcomes if name in each.ceilings)
             if found:
                 spread = f" ({found[0]:.4g} to {found[-1]:.4g})" if len(found) > 1 else ""
-                unit = unit if unit == "GB/s" else "TFLOP/s"
                 parts.append(f"{name} {found[len(found) // 2]:.4g}{spread} {unit}")
         missing = {name: why for each in self.outcomes for name, why in each.missing.items()}
         parts += [f"{name} not measured: {why[:80]}" for name, why in missing.items()]
@@ -69,6 +68,15 @@ class Report:
         line += f"{met.count(False)} missed, {met.count(None)} open; {self.seconds:.0f} s"
         return line + (f"; NOT FINISHED: {', '.join(unfinished)}" if unfinished else "")
 
+    def hosts(self) -> dict[str, str]:
+        """By kernel: microseconds of the host for a direct launch, and until its result is there."""
+        return {
+            event["kernel"]: f"{event['host_us']:.0f}/{event['alone_us']:.0f} us"
+            for outcome in self.outcomes
+            for event in outcome.results
+            if "host_us" in event
+        }
+
     def _readings(self) -> list[Event]:
         return [event for each in self.outcomes for event in each.results if "figures" in event]
 
@@ -82,14 +90,6 @@ class Report:
                 f"{name} {_number(value)}{targets.get(name, '')}" for name, value in event["figures"].items()
             ]
             yield f"{event['kernel']} {event['shape']}: {', '.join(figures)}"
-        hosts = [
-            f"{event['kernel']} {event['host_us']:.0f} ({event['alone_us']:.0f})"
-            for outcome in self.outcomes
-            for event in outcome.results
-            if "host_us" in event
-        ]
-        if hosts:
-            yield "us of the host for one direct launch (until its result is there): " + ", ".join(hosts)
         for outcome in self.outcomes:
             if outcome.tuned:
                 chosen = [each["chosen"] for each in outcome.tuned if each["chosen"]]
@@ -99,23 +99,6 @@ class Report:
             yield from (f"{outcome.name}: {note}" for note in outcome.notes)
         yield from (f"{each.name}: {'' if each.good else 'NOT GOOD '}{each.line}" for each in self.verdicts)
         yield from self.notes
-
-
-Column = tuple[str, Callable[[Row], str]]
-
-COLUMNS: list[Column] = [
-    ("shape", lambda row: row.shape),
-    ("us", lambda row: f"{row.us:.1f}" + ("*" if row.how == "direct" else "") + ("t" if row.tuned else "")),
-    ("rate", lambda row: row.rate),
-    ("ceil", lambda row: "" if row.share is None else f"{row.share:.0%}"),
-    ("peer", lambda row: "-" if row.ratio is None else f"{row.ratio:.2f}x {row.peer}"),
-    ("error", lambda row: "" if row.error is None else f"{row.error:.0e}".replace("e-0", "e-")),
-    ("+-", lambda row: f"{row.spread:.1%}"),
-    (
-        "target",
-        lambda row: {True: "met", False: f"MISSED {row.target}", None: row.target and "open"}[row.met],
-    ),
-]
 
 
 def markdown(report: Report, page: str) -> str:
@@ -133,7 +116,9 @@ def markdown(report: Report, page: str) -> str:
             ]
             lines += ["|---|---|---|---|---|---|---|---|---|---|"]
             lines += [_markdown_row(row) for row in table] + [""]
-    if said := list(report.sayings()):
+    hosts = [f"{kernel} {host}" for kernel, host in report.hosts().items()]
+    launch = "The host's time for one direct launch / until its result is there: "
+    if said := [*report.sayings(), *([launch + ", ".join(hosts)] if hosts else [])]:
         lines += ["## Beside the table", "", *(f"- {_escaped(line)}" for line in said), ""]
     return "\n".join(lines)
 
@@ -142,8 +127,18 @@ def _markdown_row(row: Row) -> str:
     if row.trouble:
         cells = [row.kernel, row.shape, f"**{row.trouble}**", *[""] * 7]
     else:
-        cells = [row.kernel] + [text(row) for _, text in COLUMNS] + [row.peers]
-        cells[-2] = f"{row.target}: {'met' if row.met else 'missed'}" if row.met is not None else cells[-2]
+        cells = [
+            row.kernel,
+            row.shape,
+            f"{row.us:.1f}{'*' * (row.how == 'direct')}{' t' * row.tuned}",
+            f"{row.rate:.0f} {row.unit}" if row.rate >= 10 else f"{row.rate:.2g} {row.unit}",
+            "" if row.share is None else f"{row.share:.0%}",
+            "" if row.ratio is None else f"{row.ratio:.2f}x {row.peer}",
+            "" if row.error is None else f"{row.error:.1e}",
+            f"{row.spread:.1%}",
+            row.target and f"{row.target}: {({True: 'met', False: 'missed', None: 'open'})[row.met]}",
+            row.peers,
+        ]
     return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
 
 

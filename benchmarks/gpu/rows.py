@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.gpu.conductor import Outcome
 
-UNITS = {"copy": "GB/s", "h2d": "GB/s", "d2h": "GB/s", "bf16": "TF", "fp8": "TF8", "int8": "TOP"}
+UNITS = {"copy": "GB/s", "h2d": "GB/s", "d2h": "GB/s", "bf16": "TFLOP/s", "fp8": "TFLOP/s", "int8": "TFLOP/s"}
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Row:
     shape: str
     trouble: str = ""  # wrong, or failed: then there are no times
     us: float = 0.0
-    rate: str = ""
+    rate: float = 0.0
+    unit: str = ""
     share: float | None = None  # of the ceiling
     ratio: float | None = None  # the best peer's time over ours
     peer: str = ""
@@ -66,12 +67,13 @@ def _row(outcome: Outcome, event: dict[str, Any]) -> Row:
     best = min(peers, key=lambda name: peers[name]["ratio"], default="")
     share = floor / us if floor else None
     ratio = peers[best]["ratio"] if best else None
-    amount = event["nbytes"] / us / 1e3 if bound in ("copy", "h2d", "d2h") else event["flops"] / us / 1e6
+    amount = event["nbytes"] / us / 1e3 if UNITS[bound] == "GB/s" else event["flops"] / us / 1e6
     target, met = _target(event["target"], share, ratio)
     return Row(
         *at,
         us=us,
-        rate=f"{amount:.0f} {UNITS[bound]}" if amount >= 10 else f"{amount:.2g} {UNITS[bound]}",
+        rate=amount,
+        unit=UNITS[bound],
         share=share,
         ratio=ratio,
         peer=best,
@@ -94,5 +96,5 @@ def _target(
     if target is None:
         return "", None
     got = share if target["of"] == "ceiling" else ratio
-    wanted = f"{target['ratio']:.2f} of {target['of']}"
+    wanted = f"{target['ratio']:.0%}" if target["of"] == "ceiling" else f"{target['ratio']:.2f}x"
     return wanted, None if got is None else got >= target["ratio"]

@@ -21,7 +21,7 @@ import torch
 Run = Callable[[], object]
 Read = Callable[[], float]  # microseconds a launch: the median of some repeats
 
-SECONDS = 0.15  # that one reading may take
+SECONDS = 0.1  # that one reading may take
 GRAPH_MS = 1.0  # that a replay should last
 MAX_LAUNCHES = 512  # in one graph
 REPEATS = (5, 200)
