@@ -125,7 +125,7 @@ def _prefill_kernel(
     total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     slots = slots_of(table, first, last, PAGE, BLOCK_N)
-    slots_before = slots
+    slots_before = slots + 0  # of its own: two names of one value are not both carried around the loop
     # The weights of a block meet its values one block later: that product runs while the next softmax does.
     for at in range(first, last, BLOCK_N):
         key = at + i
