@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.gpu import ceilings, models
+from benchmarks.gpu import models
 from benchmarks.gpu.case import Reading, World
 from benchmarks.gpu.timing import synchronize
 from pagewire.engine.batch import Batch
@@ -45,28 +45,33 @@ def cases(world: World) -> Iterator[Reading]:
         kv_tokens=max(max(batches) * each, prompt),
         max_model_len=max(each, prompt),
     )
-    reached = ceilings.measure(world.device)[0]
     for batch in batches:
-        read = partial(decode, engine, batch, context, reached, world.device)
-        yield Reading(kernel="decode step, 7B", shape=f"batch {batch}, context {context}", read=read)
-    read = partial(prefill, engine, prompt, reached, world.device)
-    yield Reading(kernel="prefill, 7B", shape=f"{prompt} tokens", read=read)
+        yield Reading(
+            kernel="decode step, 7B",
+            shape=f"batch {batch}, context {context}",
+            read=partial(decode, engine, batch, context, world),
+            at_most={"step / floor": 1.25},
+        )
+    yield Reading(
+        kernel="prefill, 7B",
+        shape=f"{prompt} tokens",
+        read=partial(prefill, engine, prompt, world),
+        at_most={"of the floor": 1.5},
+    )
 
 
-def decode(
-    engine: Engine, rows: int, context: int, reached: Mapping[str, float], device: torch.device
-) -> Figures:
+def decode(engine: Engine, rows: int, context: int, world: World) -> Figures:
     config = engine.runner.decoder.config
     layers, head = models.products(config)
     itemsize = engine.runner.cache.pages.element_size()
     nbytes = (layers + head) * itemsize + rows * context * models.kv_bytes(engine)
     flops = 2 * rows * (layers + head) + 4 * rows * context * config.layers * config.heads * config.head_dim
-    floor = max(nbytes / reached["copy"] / 1e6, flops / reached["bf16"] / 1e9)
+    floor = max(nbytes / world.ceilings["copy"] / 1e6, flops / world.ceilings["bf16"] / 1e9)
     batch = decode_batch(engine, rows, context)
     graphs, engine.runner._graphs = engine.runner._graphs, None
-    eager = times(lambda: engine.runner.forward(batch), device)
+    eager = times(lambda: engine.runner.forward(batch), world.device)
     engine.runner._graphs = graphs
-    step = times(lambda: engine.runner.forward(batch), device)
+    step = times(lambda: engine.runner.forward(batch), world.device)
     whole = engine_steps(engine, rows, context)
     return {
         "step ms": step,
@@ -79,15 +84,15 @@ def decode(
     }
 
 
-def prefill(engine: Engine, tokens: int, reached: Mapping[str, float], device: torch.device) -> Figures:
+def prefill(engine: Engine, tokens: int, world: World) -> Figures:
     config = engine.runner.decoder.config
     layers, _ = models.products(config)
     pairs = tokens * (tokens + 1) // 2
     flops = 2 * tokens * layers + 4 * pairs * config.layers * config.heads * config.head_dim
-    floor = flops / reached["bf16"] / 1e9
+    floor = flops / world.ceilings["bf16"] / 1e9
     random = np.random.default_rng(1).integers(0, config.vocab_size, tokens)
     batch = one_prompt(tokens, models.PAGE_SIZE)._replace(token_ids=random)
-    took = times(lambda: engine.runner.forward(batch), device, 5)
+    took = times(lambda: engine.runner.forward(batch), world.device, 5)
     return {"ms": took, "floor ms": floor, "of the floor": took / floor, "tokens/s": tokens / took * 1e3}
 
 

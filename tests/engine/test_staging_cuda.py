@@ -97,6 +97,7 @@ def test_nothing_waits_for_a_stream_that_stands() -> None:
     pages = PinnedPages(cache_of(kv := some_kv(5), 16))
     pages.warm_up()
     slots, body = np.arange(100), bytearray(100 * LAYOUT.token_bytes)
+    wanted = kv[:, :, :100].contiguous().view(torch.uint8).cpu().numpy().tobytes()
     finish()
     torch.cuda._sleep(2_000_000_000)
     began = time.perf_counter()
@@ -107,8 +108,8 @@ def test_nothing_waits_for_a_stream_that_stands() -> None:
     assert copy is not None
     copy.take(memoryview(body))
     assert time.perf_counter() - began < 0.3
-    assert body == kv[:, :, :100].contiguous().view(torch.uint8).cpu().numpy().tobytes()
     assert not late.passed()
+    assert body == wanted
 
 
 @pytest.mark.skipif(not GPU, reason="needs a GPU")
