@@ -522,9 +522,13 @@ def test_sanitize_reads_the_sum_of_errors(tmp_path: Path) -> None:
 # -- the real sections --------------------------------------------------------------------------------------
 
 
+# apart starts a whole pagewire, and needs a machine that is quiet enough to see token after token.
+PROVEN = [s.name for s in conductor.sections(ROOT / "benchmarks" / "gpu") if s.name != "apart"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-@pytest.mark.parametrize("name", [each.name for each in conductor.sections(ROOT / "benchmarks" / "gpu")])
+@pytest.mark.parametrize("name", PROVEN)
 def test_a_section_runs_and_is_right_in_small(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--prove", "--only", name]
     done = subprocess.run(
