@@ -47,6 +47,6 @@ def launch(
         x = x.index_select(1, weight.columns)
     assert x.stride(1) == out.stride(1) == 1, (x.stride(), out.stride())
     assert weight.codes.is_contiguous()
-    assert weight.scales.is_contiguous()
+    assert weight.groups.is_contiguous()
     few = x.shape[0] <= MOST_ROWS and not invariant
     (launch_few if few else launch_many)(x, weight, bias, out)

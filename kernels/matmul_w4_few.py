@@ -1,8 +1,8 @@
 """Few rows by a weight of 4 bits: bound by the weight's bytes, so many programs and K split among them.
 
 The tensor cores multiply codes less zeros, which are exact; a group's scale multiplies its sum in fp32. With
-minima they multiply 128 + code, and minimum less 128 scales multiplies the sum of x over the group. How K is
-split depends on N and K alone; the pieces are joined first to last by a second kernel.
+minima they multiply code - 8, and minimum + 8 scales multiplies the sum of x over the group. How K is split
+depends on N and K alone; the pieces are joined first to last by a second kernel.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -13,7 +13,7 @@ import torch
 from kernels import tuned
 from kernels.backend import jit, tl
 from kernels.matmul_tiles import jit_rows
-from kernels.matmul_w4_unpack import load_bits, other_of, unpack_pairs, unpacking
+from kernels.matmul_w4_unpack import bits_of, minimum_of, scale_of, unpack_pairs, unpacking
 from kernels.w4_layouts import W4Weight
 
 MOST_ROWS = 64
@@ -27,8 +27,7 @@ JOINED = 256  # columns of one program that joins
 def _few_kernel(
     x,
     codes,
-    scales,
-    other,
+    groups,
     bias,
     out,
     T,
@@ -39,9 +38,9 @@ def _few_kernel(
     x_stride,
     out_stride,
     BIAS: tl.constexpr,
-    OTHER: tl.constexpr,
+    MINIMA: tl.constexpr,
     FP16: tl.constexpr,
-    BASE: tl.constexpr,
+    LESS: tl.constexpr,
     OPERAND: tl.constexpr,
     WORDS: tl.constexpr,
     SHIFTS: tl.constexpr,
@@ -57,32 +56,31 @@ def _few_kernel(
     n, t = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_T)
     k, c = tl.arange(0, 2 * WORDS), tl.arange(0, WORDS)
     rows = x + t.to(tl.int64)[:, None] * x_stride + k[None, :]
-    less: tl.constexpr = 0.0 if OTHER == "minima" else BASE + 16.0 if OTHER == "zeros" else BASE + 8.0
     total = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     part = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     x_sum = tl.zeros([BLOCK_T], tl.float32)
-    bits = load_bits(other, 0, n, N, OTHER, FP16)
+    group = tl.load(groups + n, mask=n < N, other=0)
     for step in range(split * chunk, tl.minimum(split * chunk + chunk, steps)):
         for inside in tl.static_range(BLOCKS):
             block = step * BLOCKS + inside
             source = codes + (block * N + n)[:, None] * WORDS + c[None, :]  # fewer than 2^31 words
             words = tl.load(source, mask=(n < N)[:, None], other=0)
             for p in tl.static_range(4):
-                group = (block * 4 + p) // SHIFTS if SHIFTS <= 4 else 0
-                if p % SHIFTS == 0:
-                    bits = load_bits(other, group, n, N, OTHER, FP16)
+                if p % SHIFTS == 0 and SHIFTS <= 4:
+                    group = tl.load(groups + (block * 4 + p) // SHIFTS * N + n, mask=n < N, other=0)
                 first = (block * 4 + p) * 2 * WORDS
                 r = tl.load(rows + first, mask=(t < T)[:, None] & (k < K - first)[None, :], other=0.0)
-                w = unpack_pairs(words, 4 * p, bits, OTHER, less, FP16, OPERAND, BLOCK_N, WORDS)
+                bits = bits_of(group, MINIMA, FP16)
+                w = unpack_pairs(words, 4 * p, bits, LESS, FP16, OPERAND, BLOCK_N, WORDS)
                 part = tl.dot(w, tl.trans(r.to(OPERAND)), part)
-                if OTHER == "minima":
+                if MINIMA:
                     x_sum += tl.sum(r.to(tl.float32), axis=1)
                 if (p + 1) % SHIFTS == 0:
-                    total = _fold(total, part, x_sum, scales, other, group, n, N, OTHER, BASE)
+                    total = _fold(total, part, x_sum, group, MINIMA)
                     part = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
                     x_sum = tl.zeros([BLOCK_T], tl.float32)
     if SHIFTS > 4:
-        total = _fold(total, part, x_sum, scales, other, 0, n, N, OTHER, BASE)
+        total = _fold(total, part, x_sum, group, MINIMA)
     if BIAS:
         total += tl.load(bias + n, mask=n < N, other=0.0).to(tl.float32)[:, None]
     to = out + (split * T + t).to(tl.int64)[:, None] * out_stride + n[None, :]
@@ -90,14 +88,12 @@ def _few_kernel(
 
 
 @jit
-def _fold(total, part, x_sum, scales, other, group, n, N, OTHER: tl.constexpr, BASE: tl.constexpr):
-    """A group's sums, scaled, onto those before."""
-    at, inside = group * N + n, n < N
-    scale = tl.load(scales + at, mask=inside, other=0.0).to(tl.float32)
+def _fold(total, part, x_sum, group, MINIMA: tl.constexpr):
+    """A group's sums, scaled, onto those before. With minima the sums are those of code - 8."""
+    scale = scale_of(group)
     total += part * scale[:, None]
-    if OTHER == "minima":
-        shift = tl.load(other + at, mask=inside, other=0.0).to(tl.float32) - BASE * scale
-        total += shift[:, None] * x_sum[None, :]
+    if MINIMA:
+        total += (minimum_of(group) + 8.0 * scale)[:, None] * x_sum[None, :]
     return total
 
 
@@ -125,9 +121,8 @@ def launch_few(x: torch.Tensor, weight: W4Weight, bias: torch.Tensor | None, out
     _few_kernel[(-(-n // use["BLOCK_N"]), splits)](
         x,
         weight.codes,
-        weight.scales,
-        other_of(weight),
-        weight.scales if bias is None else bias,
+        weight.groups,
+        weight.groups if bias is None else bias,
         parts,
         t,
         n,

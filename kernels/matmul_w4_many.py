@@ -13,7 +13,7 @@ import torch
 from kernels import tuned
 from kernels.backend import tl
 from kernels.matmul_tiles import jit_rows, tile_of, tiles
-from kernels.matmul_w4_unpack import load_bits, other_of, unpack_pairs, unpacking
+from kernels.matmul_w4_unpack import bits_of, minimum_of, scale_of, unpack_pairs, unpacking
 from kernels.w4_layouts import W4Weight
 
 
@@ -21,8 +21,7 @@ from kernels.w4_layouts import W4Weight
 def _many_kernel(
     x,
     codes,
-    scales,
-    other,
+    groups,
     bias,
     out,
     T,
@@ -32,9 +31,9 @@ def _many_kernel(
     x_stride,
     out_stride,
     BIAS: tl.constexpr,
-    OTHER: tl.constexpr,
+    MINIMA: tl.constexpr,
     FP16: tl.constexpr,
-    BASE: tl.constexpr,
+    LESS: tl.constexpr,
     OPERAND: tl.constexpr,
     WORDS: tl.constexpr,
     SHIFTS: tl.constexpr,
@@ -46,19 +45,18 @@ def _many_kernel(
     n, t = tile_n * BLOCK_N + tl.arange(0, BLOCK_N), tile_t * BLOCK_T + tl.arange(0, BLOCK_T)
     k, c = tl.arange(0, 2 * WORDS), tl.arange(0, WORDS)
     rows = x + t.to(tl.int64)[:, None] * x_stride + k[None, :]
-    less: tl.constexpr = BASE + 16.0 if OTHER == "zeros" else BASE + 8.0
     total = tl.zeros([BLOCK_N, BLOCK_T], tl.float32)
     for step in range(blocks * 4):  # a block's words come four times, thrice from a cache
         source = codes + (step // 4 * N + n)[:, None] * WORDS + c[None, :]  # fewer than 2^31 words
         words = tl.load(source, mask=(n < N)[:, None], other=0)
         first = step * 2 * WORDS
         r = tl.load(rows + first, mask=(t < T)[:, None] & (k < K - first)[None, :], other=0.0)
-        group = step // SHIFTS if SHIFTS <= 4 else 0
-        scale = tl.load(scales + group * N + n, mask=n < N, other=0.0).to(tl.float32)
-        bits = load_bits(other, group, n, N, OTHER, FP16)
-        w = unpack_pairs(words, step % 4 * 4, bits, OTHER, less, FP16, OPERAND, BLOCK_N, WORDS)
-        if OTHER == "minima":  # scale * code + minimum = scale * (code - 8) + shift, where bf16 loses less
-            shift = tl.load(other + group * N + n, mask=n < N, other=0.0).to(tl.float32) + 8.0 * scale
+        which = step // SHIFTS if SHIFTS <= 4 else 0
+        group = tl.load(groups + which * N + n, mask=n < N, other=0)
+        bits, scale = bits_of(group, MINIMA, FP16), scale_of(group)
+        w = unpack_pairs(words, step % 4 * 4, bits, LESS, FP16, OPERAND, BLOCK_N, WORDS)
+        if MINIMA:  # scale * code + minimum = scale * (code - 8) + shift, where bf16 loses less
+            shift = minimum_of(group) + 8.0 * scale
             w = tl.fma(w, scale.to(OPERAND)[:, None], shift.to(OPERAND)[:, None])
         else:
             w = w * scale.to(OPERAND)[:, None]
@@ -78,9 +76,8 @@ def launch_many(x: torch.Tensor, weight: W4Weight, bias: torch.Tensor | None, ou
     _many_kernel[(tiles(n, t, use["BLOCK_N"], use["BLOCK_T"]),)](
         x,
         weight.codes,
-        weight.scales,
-        other_of(weight),
-        weight.scales if bias is None else bias,
+        weight.groups,
+        weight.groups if bias is None else bias,
         out,
         t,
         n,

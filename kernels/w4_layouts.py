@@ -13,7 +13,7 @@ and GGML's Q4_0 and Q4_1, each written down from its description.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -25,18 +25,16 @@ GGML_BLOCK = 32
 
 @dataclass(frozen=True)
 class W4Weight:
-    """``weight[n, k] = scales[g, n] * (code - zeros[g, n])`` or ``scales[g, n] * code + minima[g, n]``, where
-    g is ``k // group``.
+    """``weight[n, k] = scale * (code - zero)`` or ``scale * code + minimum``, the group's of n and k.
 
-    Without zeros and minima the code that stands for zero is 8. ``columns``: column k here meets column
-    ``columns[k]`` of x.
+    A group has a word: its scale in fp16 in the lower half; above it the zero as a whole number, or the
+    minimum in fp16. One load brings both. ``columns``: column k here meets column ``columns[k]`` of x.
     """
 
     codes: torch.Tensor  # [blocks, N, words] int32
-    scales: torch.Tensor  # [groups, N] fp16, bf16 or fp32; past K's last group padded with 0
-    zeros: torch.Tensor | None  # [groups, N] int8
-    minima: torch.Tensor | None  # [groups, N] like scales
-    group: int  # columns that share a scale: 32, 64, 128 or all
+    groups: torch.Tensor  # [groups, N] int32; past K's last group with scales of 0
+    minima: bool
+    group: int  # columns of a group: 32, 64, 128 or all
     shape: tuple[int, int]  # N, K
     columns: torch.Tensor | None = None  # [K] int64
 
@@ -46,16 +44,11 @@ class W4Weight:
 
     @property
     def nbytes(self) -> int:
-        held = (self.codes, self.scales, self.zeros, self.minima, self.columns)
-        return sum(each.nbytes for each in held if each is not None)
+        return self.codes.nbytes + self.groups.nbytes
 
     def to(self, device: torch.device | str) -> W4Weight:
-        def move(x: torch.Tensor | None) -> torch.Tensor | None:
-            return None if x is None else x.to(device)
-
-        zeros, minima, columns = move(self.zeros), move(self.minima), move(self.columns)
-        codes, scales = self.codes.to(device), self.scales.to(device)
-        return W4Weight(codes, scales, zeros, minima, self.group, self.shape, columns)
+        columns = None if self.columns is None else self.columns.to(device)
+        return replace(self, codes=self.codes.to(device), groups=self.groups.to(device), columns=columns)
 
 
 def pack(
@@ -66,12 +59,15 @@ def pack(
     minima: torch.Tensor | None = None,
     columns: torch.Tensor | None = None,
 ) -> W4Weight:
-    """From ``codes[N, K]`` uint8 and ``scales[groups, N]`` of ``group`` columns each; -1: of all."""
+    """From ``codes[N, K]`` uint8 and ``scales[groups, N]`` of ``group`` columns each; -1: of all.
+
+    ``zeros[groups, N]`` 0..16, by default 8, or ``minima[groups, N]``. Scales and minima that fp16 does not
+    hold exactly, as of bf16 they might be, are rounded.
+    """
     n, k = codes.shape
     group = k if group == -1 else group
+    assert scales.half().isfinite().all(), "scales beyond fp16"
     assert group in (*GROUPS, k), f"groups of {group} columns, neither all {k} nor one of {GROUPS}"
-    assert zeros is None or minima is None
-    groups = -(-k // group)
     words = 16 if group == 32 else 32
     blocks = -(-k // 256) * (32 // words)  # columns up to a multiple of 256
     padded = F.pad(codes, (0, blocks * 8 * words - k), value=8).view(n, blocks, 4, words, 2)
@@ -79,17 +75,35 @@ def pack(
     for p in range(4):
         for half in range(2):
             packed |= padded[:, :, p, :, half].to(torch.int32) << (4 * p + 16 * half)
+    words_of_groups = pack_groups(scales, zeros, minima)
+    assert words_of_groups.shape == (-(-k // group), n), (words_of_groups.shape, group, codes.shape)
     held = 1 if group == k else blocks * 8 * words // group
-
-    def pad(x: torch.Tensor | None) -> torch.Tensor | None:
-        assert x is None or x.shape == (groups, n), (x.shape, groups, n)
-        return None if x is None else F.pad(x, (0, 0, 0, held - groups)).contiguous()
-
-    filled = pad(scales)
-    assert filled is not None
+    filled = F.pad(words_of_groups, (0, 0, 0, held - words_of_groups.shape[0]), value=8 << 16)
     return W4Weight(
-        packed.transpose(0, 1).contiguous(), filled, pad(zeros), pad(minima), group, (n, k), columns
+        packed.transpose(0, 1).contiguous(), filled.contiguous(), minima is not None, group, (n, k), columns
     )
+
+
+def pack_groups(
+    scales: torch.Tensor, zeros: torch.Tensor | None = None, minima: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The words of groups."""
+    assert zeros is None or minima is None
+    low = _bits(scales)
+    if minima is not None:
+        high = _bits(minima)
+    else:
+        high = torch.full_like(low, 8) if zeros is None else zeros.to(torch.int32)
+    assert high.shape == low.shape, (high.shape, low.shape)
+    return high << 16 | low
+
+
+def _bits(numbers: torch.Tensor) -> torch.Tensor:
+    return numbers.half().contiguous().view(torch.int16).to(torch.int32) & 0xFFFF
+
+
+def _numbers(bits: torch.Tensor) -> torch.Tensor:
+    return bits.to(torch.int16).view(torch.float16).float()
 
 
 def unpack(weight: W4Weight) -> torch.Tensor:
@@ -108,14 +122,9 @@ def dequantise(weight: W4Weight) -> torch.Tensor:
     writes N K numbers; each of the steps below does so too.
     """
     (_, k), codes = weight.shape, unpack(weight).float()
-
-    def spread(x: torch.Tensor) -> torch.Tensor:
-        return x.float().repeat_interleave(weight.group, 0)[:k].T
-
-    if weight.minima is not None:
-        wide = spread(weight.scales) * codes + spread(weight.minima)
-    else:
-        wide = spread(weight.scales) * (codes - (8 if weight.zeros is None else spread(weight.zeros)))
+    spread = weight.groups.repeat_interleave(weight.group, 0)[:k].T
+    scales, high = _numbers(spread.contiguous()), spread >> 16
+    wide = scales * codes + _numbers(high) if weight.minima else scales * (codes - high)
     if weight.columns is None:
         return wide.contiguous()
     return torch.empty_like(wide).index_copy_(1, weight.columns, wide)

@@ -18,7 +18,7 @@ from kernels import matmul, matmul_w4, matmul_w8, quantise_rows
 from kernels.matmul_w4_few import MOST_ROWS, few_shape
 from kernels.matmul_w4_many import many_shape
 from kernels.matmul_w8 import W8Weight
-from kernels.w4_layouts import W4Weight, dequantise
+from kernels.w4_layouts import W4Weight, dequantise, pack_groups
 
 WEIGHT = 2
 CACHE = 100e6  # bytes that no cache holds
@@ -102,7 +102,7 @@ def w4_case(
         runs=[run(weight) for weight in weights],
         wrong=checked(run(weights[0]), out, lambda: matmul_w4.matmul_w4_reference(x, weights[0], None)),
         tolerance=1e-2,
-        nbytes=weights[0].nbytes + 2 * (t * k + t * n),
+        nbytes=w4_bytes(n, k, group) + 2 * (t * k + t * n),
         flops=2 * t * n * k,
         peers={"bf16 cuBLAS": [lambda: F.linear(x, wide)]},
         target=Target("ceiling", 0.7) if few and t <= 16 else None,
@@ -203,9 +203,14 @@ def w4_weight(world: World, n: int, k: int, group: int, zeros: bool) -> W4Weight
     blocks = -(-k // 256) * (32 // words)
     groups = blocks * 8 * words // group
     codes = torch.randint(-(2**31), 2**31, (blocks, n, words), dtype=torch.int32, device=world.device)
-    scales = torch.rand(groups, n, device=world.device).add(0.1).half()
-    kept = torch.randint(4, 12, (groups, n), dtype=torch.int8, device=world.device) if zeros else None
-    return W4Weight(codes, scales, kept, None, group, (n, k))
+    scales = torch.rand(groups, n, device=world.device).add(0.1)
+    kept = torch.randint(4, 12, (groups, n), device=world.device) if zeros else None
+    return W4Weight(codes, pack_groups(scales, kept), False, group, (n, k))
+
+
+def w4_bytes(n: int, k: int, group: int) -> int:
+    """The fewest: codes, a scale of 16 bits a group and, of 128, a zero of 4. Our layout takes 32 a group."""
+    return n * k // 2 + n * -(-k // group) * (5 if group == 128 else 4) // 2
 
 
 def use(n: int, t: int, warps: int, stages: int, group: int = 8) -> Use:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_agrees_with_float64(
 def test_columns_may_come_in_another_order() -> None:
     weight, x = random_weight(40, 256, 64), torch.randn(3, 256).to(DEVICE, torch.float16)
     order = torch.randperm(256).to(DEVICE)
-    moved = W4Weight(weight.codes, weight.scales, None, None, 64, weight.shape, order)
+    moved = replace(weight, columns=order)
     assert torch.equal(matmul_w4(x, moved), matmul_w4(x[:, order], weight))
     assert wrong(matmul_w4(x, moved), matmul_w4_reference(x, moved, None)) < 1e-3
 
@@ -115,8 +116,7 @@ def _launch(title: str, t: int, n: int, k: int, group: int, kind: str = "symmetr
     words = 16 if group == 32 else 32
     blocks = -(-k // 256) * (32 // words)
     codes = torch.empty(blocks, n, words, dtype=torch.int32)
-    scales = torch.empty(blocks * 8 * words // group, n, dtype=torch.float16)
-    zeros = scales.to(torch.int8) if kind == "zeros" else None
-    weight = W4Weight(codes, scales, zeros, scales if kind == "minima" else None, group, (n, k))
+    groups = torch.empty(blocks * 8 * words // group, n, dtype=torch.int32)
+    weight = W4Weight(codes, groups, kind == "minima", group, (n, k))
     x = torch.empty(t, k, dtype=torch.bfloat16)
     return Launch(title, lambda: matmul_w4(x, weight), tensor_cores=True)
