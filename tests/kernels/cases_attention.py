@@ -9,7 +9,7 @@ import pytest
 import torch
 from attention_world import make_world, poisoned, quantise
 from gpu_cases import DEVICE, TOLERANCE, close, wrong
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from offline_gpu import Launch
 
@@ -38,6 +38,8 @@ def test_attention(heads: int, kv_heads: int, dim: int, page_size: int, window: 
     close(got, paged_attention_reference(q, kv_layer, meta, dim**-0.5, window))
 
 
+@example((7, 1), 32, 16, None, torch.bfloat16, [(90, 33)], (torch.float8_e4m3fn, False), False)
+@example((8, 2), 16, 64, 50, torch.float32, [(90, 33), (70, 2)], (torch.float8_e4m3fn, True), False)
 @settings(deadline=None, max_examples=12, phases=[Phase.explicit, Phase.generate])
 @given(
     heads=st.sampled_from([(4, 4), (9, 3), (8, 2), (7, 1), (12, 1), (17, 1)]),

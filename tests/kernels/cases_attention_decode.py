@@ -8,7 +8,7 @@ import pytest
 import torch
 from attention_world import World, make_world, poisoned, quantise
 from gpu_cases import DEVICE, TOLERANCE, wrong
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from offline_gpu import Launch
 
@@ -40,7 +40,9 @@ def test_items_are_the_splits_that_a_row_sees(window: int | None) -> None:
     assert count <= attention_decode.most_items(6, sum(contexts), window, SPLIT)
 
 
-@settings(deadline=None, max_examples=8, phases=[Phase.explicit, Phase.generate])
+@example((8, 2), 64, 16, None, torch.float32, [1200, 0, 63], (torch.int8, False))  # several splits of codes
+@example((8, 2), 16, 16, 700, torch.float32, [1200, 64], (torch.float8_e4m3fn, True))
+@settings(deadline=None, max_examples=6, phases=[Phase.explicit, Phase.generate])
 @given(
     heads=st.sampled_from([(4, 4), (9, 3), (8, 2), (7, 1), (17, 1)]),
     dim=st.sampled_from([16, 20, 64, 128]),

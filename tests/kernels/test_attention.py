@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attention_world import World, make_world
+from attention_world import World, make_world, quantise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,3 +141,26 @@ def test_a_step_without_rows() -> None:
     world = make_world([5], 16, 3, 64)
     meta = AttentionMeta.plan([0], [], torch.zeros(0, 1, dtype=torch.int64), 16)
     assert run(torch.randn(0, 9, 64), world, meta).shape == (0, 9, 64)
+
+
+def test_a_captured_step_is_computed_without_a_graph_too() -> None:
+    """By contexts that it reads on the host; a row that stands for none is zeros."""
+    world, q = make_world([200, 5, 130], 16, 3, 64), torch.randn(4, 9, 64)
+    order = [2, 0, 0, 1]
+    lens = torch.tensor([130, 0, 200, 5], dtype=torch.int32)
+    meta = AttentionMeta.captured(lens, world.page_tables[order].int(), 16, 400)
+    planned = AttentionMeta.plan([0, 1, 2, 3], [130, 200, 5], world.page_tables[[2, 0, 1]], 16)
+    got, rows = run(q, world, meta), [0, 2, 3]
+    assert torch.equal(got[rows], run(q[rows], world, planned))
+    assert not got[1].any()
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_codes_stand_for_their_number_times_the_scale(dtype: torch.dtype, per_token: bool) -> None:
+    world, q = make_world([200, 30], 16, 3, 64), torch.randn(51, 9, 64)
+    meta, (codes, scales) = world.meta([50, 1]), quantise(world, dtype, per_token)
+    got = paged_attention(q, codes, meta, 0.125, 70, scales)
+    want = paged_attention_reference(q.double(), world.kv_layer.double(), meta, 0.125, 70)
+    error = (got - want).norm() / want.norm()
+    assert 0 < error < (0.02 if dtype == torch.int8 else 0.06)
