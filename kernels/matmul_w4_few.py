@@ -114,7 +114,7 @@ def launch_few(x: torch.Tensor, weight: W4Weight, bias: torch.Tensor | None, out
     """One program a (BLOCK_N weight rows, piece of K); after several pieces one a (row, 256 columns)."""
     (t, k), (blocks, n, words) = x.shape, weight.codes.shape
     assert t <= MOST_ROWS, t
-    use = tuned.config("matmul_w4_few", few_shape(t, n, k, weight.group), DEFAULT, x.device)
+    use = tuned.config("matmul_w4_few", few_shape(t, n, k, weight.group), default(t), x.device)
     a_step = STEP // (8 * words)
     chunk, splits = split_of(n, blocks // a_step)
     parts = out if splits == 1 else torch.empty(splits, t, n, dtype=torch.float32, device=x.device)
@@ -142,7 +142,11 @@ def launch_few(x: torch.Tensor, weight: W4Weight, bias: torch.Tensor | None, out
         _join_kernel[grid](parts, held, out, t, n, splits, out.stride(0), BIAS=bias is not None, BLOCK=JOINED)
 
 
-DEFAULT: tuned.Use = {"BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
+def default(t: int) -> tuned.Use:
+    """Beyond 16 rows x, which every program reads, outweighs the codes: more weight rows share it."""
+    if t <= 16:
+        return {"BLOCK_N": 64, "num_warps": 4, "num_stages": 3}
+    return {"BLOCK_N": 128, "num_warps": 8, "num_stages": 3 if t <= 32 else 2}
 
 
 def few_shape(t: int, n: int, k: int, group: int) -> tuned.Shape:

@@ -87,6 +87,7 @@ def launch_many(x: torch.Tensor, weight: W4Weight, bias: torch.Tensor | None, ou
         out.stride(0),
         BIAS=bias is not None,
         **unpacking(weight, x.dtype),
+        enable_fp_fusion=False,  # which the compiler might do in one tile and not in another
         **use,
     )
 

@@ -109,7 +109,9 @@ def _w8_kernel(
             total = tl.dot(w, tl.trans(r), total, out_dtype=tl.int32)
         elif BLOCKS:  # a tile's weight rows all lie in one block
             scale = tl.load(scales + tile_n * BLOCK_N // 128 * tl.cdiv(K, 128) + first // 128)
-            total += tl.dot(w, tl.trans(r)) * scale
+            total = tl.fma(
+                tl.dot(w, tl.trans(r)), tl.full([BLOCK_N, BLOCK_T], 1.0, tl.float32) * scale, total
+            )
         else:
             total = tl.dot(w, tl.trans(r), total, max_num_imprecise_acc=BLOCK_K)
     result = total.to(tl.float32) * tl.load(x_scales + t, mask=t < T, other=0.0)[None, :]
@@ -156,6 +158,7 @@ def launch(
         INT8=int8,
         BLOCKS=blocks,
         BLOCK_K=BLOCK,
+        enable_fp_fusion=False,  # which the compiler might do in one tile and not in another
         **use,
     )
 
