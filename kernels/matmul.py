@@ -9,8 +9,8 @@ follow T: how many columns an instruction yields and how many K are fetched at o
 chain. In float32 one fused multiplication and addition follows the other, first K to last, in any tile; no
 tensor core takes part. The idea is that of "Defeating nondeterminism in LLM inference" (He 2025).
 
-Knows matrices; knows no model. What cuBLAS would give is faster for few rows and narrow weights, where it
-splits K: that is the price.
+Knows matrices; knows no model. The price: where rows are few and the weight is narrow there are fewer
+programs than a GPU could run, as K may not be split among them.
 """
 # mypy: disable-error-code="no-untyped-def"
 

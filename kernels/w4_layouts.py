@@ -13,6 +13,7 @@ and GGML's Q4_0 and Q4_1, each written down from its description.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -104,6 +105,20 @@ def _bits(numbers: torch.Tensor) -> torch.Tensor:
 
 def _numbers(bits: torch.Tensor) -> torch.Tensor:
     return bits.to(torch.int16).view(torch.float16).float()
+
+
+def stacked(weights: Sequence[W4Weight]) -> W4Weight:
+    """One weight of all their rows, as of q, k and v."""
+    first = weights[0]
+    for each in weights:
+        assert (each.group, each.shape[1], each.minima) == (first.group, first.shape[1], first.minima)
+        same = each.columns is first.columns
+        if each.columns is not None and first.columns is not None:
+            same = torch.equal(each.columns, first.columns)
+        assert same, "their columns come in different orders"
+    codes = torch.cat([each.codes for each in weights], 1)
+    groups = torch.cat([each.groups for each in weights], 1)
+    return replace(first, codes=codes, groups=groups, shape=(codes.shape[1], first.shape[1]))
 
 
 def unpack(weight: W4Weight) -> torch.Tensor:

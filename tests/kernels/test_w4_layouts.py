@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gguf
 import numpy as np
 import pytest
 import torch
 
-from kernels.w4_layouts import W4Weight, dequantise, from_awq, from_gptq, from_q4_0, from_q4_1, pack, unpack
+from kernels.w4_layouts import (
+    W4Weight,
+    dequantise,
+    from_awq,
+    from_gptq,
+    from_q4_0,
+    from_q4_1,
+    pack,
+    stacked,
+    unpack,
+)
 
 AWQ = [0, 2, 4, 6, 1, 3, 5, 7]
 
@@ -117,3 +129,11 @@ def test_codes_lie_where_the_layout_says(k: int, group: int, blocks: int) -> Non
 def test_groups_of_a_strange_size_are_refused() -> None:
     with pytest.raises(AssertionError, match="groups"):
         pack(torch.zeros(4, 96, dtype=torch.uint8), torch.ones(2, 4), 48)
+
+
+def test_stacked_weights_have_all_rows() -> None:
+    first, second = (Quantised(n, 128, 32, seed=n) for n in (8, 24))
+    packed = [pack(q.codes.to(torch.uint8), q.scales, 32, q.zeros) for q in (first, second)]
+    assert torch.equal(dequantise(stacked(packed)), torch.cat((first.weight(), second.weight())))
+    with pytest.raises(AssertionError, match="orders"):
+        stacked([packed[0], replace(packed[1], columns=torch.arange(128))])
