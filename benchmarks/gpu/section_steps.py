@@ -10,6 +10,7 @@ tokens within 1.5.
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,6 +53,12 @@ def cases(world: World) -> Iterator[Reading]:
             read=partial(decode, engine, batch, context, world),
             at_most={"step / floor": 1.25},
         )
+    for batch in batches[::2]:
+        yield Reading(
+            kernel="where a decode step goes, 7B",
+            shape=f"batch {batch}, context {context}",
+            read=partial(parts, engine, batch, context, world.device),
+        )
     yield Reading(
         kernel="prefill, 7B",
         shape=f"{prompt} tokens",
@@ -82,6 +89,29 @@ def decode(engine: Engine, rows: int, context: int, world: World) -> Figures:
         "eager ms": eager,
         "tokens/s": rows / whole * 1e3,
     }
+
+
+def parts(engine: Engine, rows: int, context: int, device: torch.device) -> Figures:
+    """Microseconds of the device by kernel, all layers together; "between" is what no kernel runs in."""
+    batch = decode_batch(engine, rows, context)
+    engine.runner.forward(batch)
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    kinds += [torch.profiler.ProfilerActivity.CUDA] if device.type == "cuda" else []
+    with torch.profiler.profile(activities=kinds) as profile:
+        engine.runner.forward(batch)
+        synchronize(device)
+    found: dict[str, float] = {}
+    spans = []
+    for event in profile.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            name = re.sub(r"^void |<.*|\(.*", "", event.name)[:40]
+            found[name] = found.get(name, 0.0) + event.time_range.elapsed_us()
+            spans.append((event.time_range.start, event.time_range.end))
+    if not spans:
+        return {"kernels": 0}
+    whole = max(end for _, end in spans) - min(start for start, _ in spans)
+    largest = sorted(found.items(), key=lambda item: -item[1])[:14]
+    return {"kernels": len(spans), "us": whole, "between": whole - sum(found.values()), **dict(largest)}
 
 
 def prefill(engine: Engine, tokens: int, world: World) -> Figures:
