@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from kernels import attention_cpu, attention_triton
-from kernels.attention_decode import DecodePlan, plan_decode
+from kernels.attention_items import DecodePlan, plan_decode
 from kernels.attention_meta import AttentionMeta, KVScales
 from kernels.backend import use_triton
 

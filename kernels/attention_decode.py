@@ -1,11 +1,10 @@
 """Decode attention: one row of each sequence over its paged KV, split at fixed positions (flash-decoding, Dao
 et al. 2023).
 
-A row's keys are cut every SPLIT tokens, whatever the batch; (row, split) pairs that hold a key to see are the
-items of the step. A small kernel lists them on the device, once for all layers; a fixed number of programs
-takes them in turn, and a second kernel folds a row's parts. So nothing on the host depends on the contexts,
-the launches may be captured in a graph, and a row's bits depend neither on its neighbours nor on the number
-of programs.
+A row's keys are cut every SPLIT tokens, whatever the batch, into the items that ``attention_items`` lists. A
+fixed number of programs takes them in turn, and a second kernel folds a row's parts. So nothing on the host
+depends on the contexts, the launches may be captured in a graph, and a row's bits depend neither on its
+neighbours nor on the number of programs.
 
 Reads 2 c Hkv D numbers of KV for a context c, and writes and reads Hq D + 2 Hq floats an item where a row has
 more than one. Knows rows and pages; knows no model.
@@ -14,12 +13,10 @@ more than one. Knows rows and pages; knows no model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
 import torch
 
 from kernels import tuned
+from kernels.attention_items import DecodePlan
 from kernels.attention_keys import (
     HEAD_SCALES,
     LOG2_E,
@@ -36,21 +33,6 @@ from kernels.attention_meta import KVScales
 from kernels.backend import jit, power_of_two, tl
 
 JOINED = 16  # parts of a row folded at once
-
-
-class DecodePlan(NamedTuple):
-    """The step's items on the device, and the memory that each layer in turn puts its parts in."""
-
-    context_lens: torch.Tensor  # [B] int32; 0: no row
-    page_tables: torch.Tensor  # [B, P] int32
-    rows: torch.Tensor  # [B] int32 row of q and out
-    starts: torch.Tensor  # [B + 1] int32 first item of each row; the last: how many there are
-    owners: torch.Tensor  # [most_items] int32 row in 0..B of each item
-    parts: torch.Tensor  # [most_items, Hq, D] float32
-    sums: torch.Tensor  # [most_items, Hq, 2] float32: maximum, weight
-    page_size: int
-    window: int | None
-    use: tuned.Use
 
 
 def default_use(dim: int, dtype: torch.dtype, kv_dtype: torch.dtype) -> tuned.Use:
@@ -78,89 +60,6 @@ def use_of(
     """How rows of such heads are launched. SPLIT and BLOCK_N order a row's sums: by model, never by step."""
     shape = {"dim": dim, "group": heads_per_kv, "bytes": kv_dtype.itemsize}
     return tuned.config("attention_decode", shape, default_use(dim, dtype, kv_dtype), device)
-
-
-def items_of(context_lens: Iterable[int], window: int | None, split: int) -> int:
-    """How many items ``plan_decode`` will find."""
-    return sum(-(-c // split) - (0 if window is None else max(0, c - window) // split) for c in context_lens)
-
-
-def most_items(batch: int, most_tokens: int, window: int | None, split: int) -> int:
-    """The most that ``batch`` contexts of ``most_tokens`` tokens in all can have."""
-    most = batch + most_tokens // split
-    return most if window is None else min(most, batch * (window // split + 2))
-
-
-def plan_decode(
-    context_lens: torch.Tensor,
-    page_tables: torch.Tensor,
-    page_size: int,
-    most_items: int,
-    *,
-    heads: int,
-    dim: int,
-    use: tuned.Use,
-    window: int | None = None,
-    rows: torch.Tensor | None = None,
-) -> DecodePlan:
-    """Launch what lists the items of ``context_lens[B]`` int32 over ``page_tables[B, P]`` int32.
-
-    May be captured: it reads neither on the host. ``rows[B]`` int32 are the rows of q, by default 0..B-1.
-    There must be at most ``most_items``, which the caller knows of its contexts; ones beyond are left out.
-    """
-    batch, device = context_lens.shape[0], context_lens.device
-    assert context_lens.dtype == page_tables.dtype == torch.int32, (context_lens.dtype, page_tables.dtype)
-    assert page_tables.shape[0] == batch > 0, (context_lens.shape, page_tables.shape)
-    assert page_tables.stride(1) == 1, page_tables.stride()
-    assert use["SPLIT"] % use["BLOCK_N"] == 0, use
-    if rows is None:
-        rows = torch.arange(batch, dtype=torch.int32, device=device)
-    starts = torch.empty(batch + 1, dtype=torch.int32, device=device)
-    owners = torch.empty(most_items, dtype=torch.int32, device=device)
-    _plan_kernel[(batch + 1,)](
-        context_lens,
-        starts,
-        owners,
-        batch,
-        most_items,
-        WINDOW=window or 0,
-        SPLIT=use["SPLIT"],
-        BLOCK_B=power_of_two(batch),
-        num_warps=4,
-    )
-    parts = torch.empty(most_items, heads, dim, dtype=torch.float32, device=device)
-    sums = torch.empty(most_items, heads, 2, dtype=torch.float32, device=device)
-    return DecodePlan(
-        context_lens, page_tables, rows, starts, owners, parts, sums, page_size, window, dict(use)
-    )
-
-
-@jit(do_not_specialize=["batch", "most_items"])
-def _plan_kernel(
-    context_lens,
-    starts,
-    owners,
-    batch,
-    most_items,
-    WINDOW: tl.constexpr,
-    SPLIT: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-):
-    """Program r adds up the items of the rows before r, and writes r to its own; program B writes the sum."""
-    mine, row = tl.program_id(0), tl.arange(0, BLOCK_B)
-    context = tl.load(context_lens + row, mask=row < batch, other=0)
-    count = (context + SPLIT - 1) // SPLIT
-    if WINDOW > 0:
-        count -= tl.maximum(context - WINDOW, 0) // SPLIT
-    start = tl.sum(tl.where(row < mine, count, 0), axis=0)
-    own = tl.sum(tl.where(row == mine, count, 0), axis=0)
-    tl.store(starts + mine, tl.minimum(start, most_items))
-    i = tl.arange(0, 128)
-    for first in range(0, own, 128):
-        item = start + first + i
-        tl.store(
-            owners + item, tl.zeros([128], tl.int32) + mine, mask=(item < start + own) & (item < most_items)
-        )
 
 
 @jit(do_not_specialize=["batch", "table_stride"])
@@ -231,7 +130,8 @@ def _decode_kernel(
         slots = slots_of(table, first, last, PAGE, BLOCK_N)
         for at in range(first, last, BLOCK_N):
             key = at + i
-            k = load_keys(keys + kv_head * D, slots, key < last, KV_HEADS, D, BLOCK_D)
+            at_key = slots.to(tl.int64) * (KV_HEADS * D)
+            k = load_keys(keys + kv_head * D, at_key, key < last, D, BLOCK_D)
             scores = tl.dot(x, tl.trans(k.to(DOT)), input_precision="ieee")
             if SCALES == 2:
                 scores *= tl.load(key_scales + slots * KV_HEADS + kv_head, mask=key < last, other=0.0)[
@@ -243,7 +143,7 @@ def _decode_kernel(
                 weights *= tl.load(value_scales + slots * KV_HEADS + kv_head, mask=key < last, other=0.0)[
                     None, :
                 ]
-            v = load_keys(values + kv_head * D, slots, key < last, KV_HEADS, D, BLOCK_D)
+            v = load_keys(values + kv_head * D, at_key, key < last, D, BLOCK_D)
             total = add_values(total, faded, weights, v, q, DOT)
             slots = slots_of(table, at + BLOCK_N, last, PAGE, BLOCK_N)
         if stop - start == 1:

@@ -50,11 +50,13 @@ def slots_of(page_table, start, last, PAGE: tl.constexpr, BLOCK_N: tl.constexpr)
 
 
 @jit
-def load_keys(base, slots, held, KV_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr):
-    """[BLOCK_N, BLOCK_D] keys or values of one KV head at ``slots``, zeros where ``held`` is false."""
+def load_keys(base, at, held, D: tl.constexpr, BLOCK_D: tl.constexpr):
+    """[BLOCK_N, BLOCK_D] keys or values of one KV head, zeros where ``held`` is false.
+
+    ``at``: where each begins, int64, since a pool is larger than 2^31 numbers.
+    """
     d = tl.arange(0, BLOCK_D)
-    at = slots.to(tl.int64)[:, None] * (KV_HEADS * D) + d[None, :]  # a pool is larger than 2^31 numbers
-    return tl.load(base + at, mask=held[:, None] & (d < D)[None, :], other=0.0)
+    return tl.load(base + at[:, None] + d[None, :], mask=held[:, None] & (d < D)[None, :], other=0.0)
 
 
 @jit

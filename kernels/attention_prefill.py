@@ -125,13 +125,16 @@ def _prefill_kernel(
     total = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     weights = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     slots = slots_of(table, first, last, PAGE, BLOCK_N)
-    slots_before = slots + 0  # of its own: two names of one value are not both carried around the loop
     # The weights of a block meet its values one block later: that product runs while the next softmax does.
+    # What is carried from a block to the next must be computed in it: the compiler does not see a name that
+    # is given a value from before the loop, and pipelines no loop that hands a carried value on as it is.
+    before = tl.zeros([BLOCK_N], tl.int64)
     for at in range(first, last, BLOCK_N):
         key = at + i
-        k = load_keys(keys, slots, key < last, KV_HEADS, D, BLOCK_D)
+        at_key = slots.to(tl.int64) * (KV_HEADS * D)
+        k = load_keys(keys, at_key, key < last, D, BLOCK_D)
         scores = tl.dot(x, tl.trans(k.to(DOT)), input_precision="ieee")
-        v = load_keys(values, slots_before, i < at - first, KV_HEADS, D, BLOCK_D)
+        v = load_keys(values, before, i < at - first, D, BLOCK_D)
         total = add_values(total, faded, weights, v, q, DOT)
         if SCALES == 2:
             scores *= tl.load(key_scales + slots * KV_HEADS, mask=key < last, other=0.0)[None, :]
@@ -140,10 +143,10 @@ def _prefill_kernel(
         best, norm, weights, faded = soften(scores, best, norm, exponent)
         if SCALES == 2:
             weights *= tl.load(value_scales + slots * KV_HEADS, mask=key < last, other=0.0)[None, :]
-        slots_before = slots
+        before = at_key
         slots = slots_of(table, at + BLOCK_N, last, PAGE, BLOCK_N)
     held = (last - 1) // BLOCK_N * BLOCK_N + i < last
-    v = load_keys(values, slots_before, held, KV_HEADS, D, BLOCK_D)
+    v = load_keys(values, before, held, D, BLOCK_D)
     total = add_values(total, faded, weights, v, q, DOT)
     total = total / tl.where(norm > 0, norm, 1.0)[:, None] * widen  # norm is 0 where there is no key at all
     target = out + row[:, None] * out_row_stride + head[:, None] * D + d[None, :]

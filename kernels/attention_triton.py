@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 
 from kernels import attention_decode, attention_prefill, attention_sdpa
-from kernels.attention_decode import DecodePlan
+from kernels.attention_items import DecodePlan, items_of, most_items, plan_decode
 from kernels.attention_meta import AttentionMeta, KVScales
 from kernels.tuned import Use
 
@@ -92,14 +92,17 @@ def _upload(host: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def _plan_singles(meta: AttentionMeta, kind: _Kind, tables: torch.Tensor, singles: list[int]) -> DecodePlan:
     contexts = [meta.context_lens[s] for s in singles]
-    # One copy to the device: sequence, row and context of each.
-    host = torch.tensor([singles, [meta.query_starts[s] for s in singles], contexts], dtype=torch.int32)
-    sequences, rows, lens = _upload(host, kind.device)
+    # One copy to the device: sequence, row and context of each, all at addresses that 16 divides, since
+    # kernels are compiled anew for others.
+    pad = [0] * (-len(singles) % 4)
+    rows = [meta.query_starts[s] for s in singles]
+    host = torch.tensor([[*each, *pad] for each in (singles, rows, contexts)], dtype=torch.int32)
+    sequences, rows, lens = _upload(host, kind.device)[:, : len(singles)]
     if len(singles) < len(meta.context_lens):
         tables = tables.index_select(0, sequences)
     use = _decode_use(kind)
-    items = attention_decode.items_of(contexts, kind.window, use["SPLIT"])
-    return attention_decode.plan_decode(
+    items = items_of(contexts, kind.window, use["SPLIT"])
+    return plan_decode(
         lens,
         tables,
         meta.page_size,
@@ -120,8 +123,8 @@ def _captured(meta: AttentionMeta, kind: _Kind) -> Step:
     if meta.deterministic:
         return Step(meta.page_tables, attention_prefill.tiles_of_singles(lens), None, [])
     use = _decode_use(kind)
-    most = attention_decode.most_items(lens.shape[0], most_tokens, kind.window, use["SPLIT"])
-    plan = attention_decode.plan_decode(
+    most = most_items(lens.shape[0], most_tokens, kind.window, use["SPLIT"])
+    plan = plan_decode(
         lens,
         meta.page_tables,
         meta.page_size,

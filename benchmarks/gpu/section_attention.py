@@ -84,6 +84,7 @@ def cases(world: World) -> Iterator[Case]:
     yield prefill(world, LLAMA, [(8192, 8192)], launch_tune({"dim": 128, "bytes": 2}, PREFILL_USES))
     yield prefill(world, LLAMA, [(2048, 2048)] * 4)
     yield prefill(world, LLAMA, [(2048, 16384)], way_tune(128, 2048, 16384))
+    yield prefill(world, LLAMA, [(128, 16384)], way_tune(128, 128, 16384))  # few tiles, many keys each
     yield prefill(world, NARROW, [(8192, 8192)], launch_tune({"dim": 64, "bytes": 2}, NARROW_USES))
     yield decode(world, LLAMA, [2048] * 64)
     yield decode(world, LLAMA, [8192] * 64, tune=decode_tune(LLAMA, BF16))
@@ -149,7 +150,7 @@ def prefill(world: World, model: Model, work: Sequence[tuple[int, int]], tune: T
         nbytes=2 * inputs.q.nbytes + kv_bytes(inputs),
         flops=4 * model.dim * model.heads * pairs,
         peers=peers_of(inputs),
-        target=Target("peer", 0.9) if model.dim == 128 else None,
+        target=Target("peer", 0.9) if model.dim == 128 and rows[0] >= 2048 else None,
         tune=tune,
     )
 

@@ -12,7 +12,7 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from offline_gpu import Launch
 
-from kernels import attention_decode, attention_triton, tuned
+from kernels import attention_decode, attention_items, attention_triton, tuned
 from kernels.attention import AttentionMeta, KVScales, paged_attention_reference, plan_decode
 
 SPLIT = attention_decode.default_use(16, torch.float32, torch.float32)["SPLIT"]
@@ -30,14 +30,14 @@ def test_items_are_the_splits_that_a_row_sees(window: int | None) -> None:
     lens = torch.tensor(contexts, dtype=torch.int32, device=DEVICE)
     tables = torch.zeros(6, 1, dtype=torch.int32, device=DEVICE)
     use = attention_decode.default_use(16, torch.float32, torch.float32)
-    count = attention_decode.items_of(contexts, window, SPLIT)
+    count = attention_items.items_of(contexts, window, SPLIT)
     plan = plan_decode(lens, tables, 16, count + 5, heads=1, dim=16, use=use, window=window)
     seen = [
         len({p // SPLIT for p in range(0 if window is None else max(0, c - window), c)}) for c in contexts
     ]
     assert plan.starts.tolist() == [sum(seen[:i]) for i in range(7)]
     assert plan.owners[:count].tolist() == [row for row, n in enumerate(seen) for _ in range(n)]
-    assert count <= attention_decode.most_items(6, sum(contexts), window, SPLIT)
+    assert count <= attention_items.most_items(6, sum(contexts), window, SPLIT)
 
 
 @example((8, 2), 64, 16, None, torch.float32, [1200, 0, 63], (torch.int8, False))  # several splits of codes
