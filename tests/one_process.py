@@ -1,4 +1,7 @@
-"""A router's view of a prefill and a decode node in this process, on a wire that tests can break."""
+"""A router's view of a prefill and a decode node in this process, on a wire that tests can break.
+
+With a GPU both are on it, in deterministic mode, and KV goes through pinned memory.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import torch
 from tiny import model_folder
 
 from decode_node.loop import DecodeNode
@@ -185,7 +189,15 @@ def _build(folder: Path, row_bytes: int, page_size: int, budget: int, kv_cache_d
         max_batch_tokens=budget,
         kv_cache_dtype=kv_cache_dtype,
         async_scheduling=ahead,
+        **on_a_gpu(kv_cache_dtype),
     )
+
+
+def on_a_gpu(kv_cache_dtype: str = "bfloat16") -> dict[str, Any]:
+    """What build_engine must be told more where there is one, so that tokens can be compared."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"dtype": kv_cache_dtype, "deterministic": True, "cuda_graphs": ahead}
 
 
 def _pages(built: Built) -> HostPages | PinnedPages:

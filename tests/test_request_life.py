@@ -47,7 +47,9 @@ def _overlapped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 def colocated(folder: Path, tokens: list[int], params: SamplingParams, seed: int = 7) -> dict[int, list[int]]:
     """The same request on one engine."""
-    engine = build_engine(model_folder(folder), load_format="dummy", kv_cache_bytes=1 << 20).engine
+    engine = build_engine(
+        model_folder(folder), load_format="dummy", kv_cache_bytes=1 << 20, **one_process.on_a_gpu()
+    ).engine
     engine.admit(sequence(tokens, params, seed=seed))
     answers: dict[int, list[int]] = {}
     while engine.busy:
