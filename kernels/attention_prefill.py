@@ -145,8 +145,9 @@ def _prefill_kernel(
             weights *= tl.load(value_scales + slots * KV_HEADS, mask=key < last, other=0.0)[None, :]
         before = at_key
         slots = slots_of(table, at + BLOCK_N, last, PAGE, BLOCK_N)
-    held = (last - 1) // BLOCK_N * BLOCK_N + i < last
-    v = load_keys(values, before, held, D, BLOCK_D)
+    end = tl.maximum(last - 1, 0) // BLOCK_N * BLOCK_N
+    before = slots_of(table, end, last, PAGE, BLOCK_N).to(tl.int64) * (KV_HEADS * D)  # not held all the while
+    v = load_keys(values, before, end + i < last, D, BLOCK_D)
     total = add_values(total, faded, weights, v, q, DOT)
     total = total / tl.where(norm > 0, norm, 1.0)[:, None] * widen  # norm is 0 where there is no key at all
     target = out + row[:, None] * out_row_stride + head[:, None] * D + d[None, :]
