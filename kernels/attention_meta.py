@@ -32,8 +32,9 @@ class KVScales(NamedTuple):
 class OnDevice(NamedTuple):
     """Of a captured step: what the host does not know, and the bound that it does know."""
 
-    context_lens: torch.Tensor  # [B] int32; 0: a row that stands for none
+    context_lens: torch.Tensor  # [S] int32; 0: a sequence that stands for none
     most_tokens: int  # sum of context_lens at most
+    query_starts: torch.Tensor | None = None  # [S + 1] int32; None: a row each
 
 
 @dataclass(slots=True)
@@ -93,6 +94,25 @@ class AttentionMeta:
         device = OnDevice(context_lens, most_tokens)
         return cls([*range(rows + 1)], [], page_tables, page_size, deterministic, device)
 
+    @classmethod
+    def captured_chunks(
+        cls,
+        rows: int,
+        query_starts: torch.Tensor,
+        context_lens: torch.Tensor,
+        page_tables: torch.Tensor,
+        page_size: int,
+    ) -> AttentionMeta:
+        """As ``captured``, of chunks: ``query_starts[S + 1]``, ``context_lens[S]``, ``page_tables[S, P]``.
+
+        ``rows`` are q's; those from query_starts[S] on are nobody's, and come out as they please. The first
+        layer of all launches what plans the work for all layers.
+        """
+        device = OnDevice(context_lens, 0, query_starts)
+        assert query_starts.dtype == torch.int32, query_starts.dtype
+        assert query_starts.shape[0] - 1 == context_lens.shape[0] == page_tables.shape[0], query_starts.shape
+        return cls([0, rows], [], page_tables, page_size, device=device)
+
     def once(self, key: Hashable, make: Callable[[], Plan]) -> Plan:
         """What ``make`` gave for this key earlier in the step, or gives now, for all layers of the key."""
         if key not in self._plans:
@@ -103,6 +123,10 @@ class AttentionMeta:
     def on_host(self) -> tuple[torch.Tensor, AttentionMeta]:
         """Of a captured step: the rows that have a context, [R] int64, and a plan of them alone."""
         assert self.device is not None
-        rows = self.device.context_lens.nonzero().flatten()
-        contexts, tables = self.device.context_lens[rows].tolist(), self.page_tables[rows].long()
-        return rows, AttentionMeta.plan([*range(len(contexts) + 1)], contexts, tables, self.page_size)
+        lens, _, starts = self.device
+        some = lens.nonzero().flatten()
+        contexts, tables = lens[some].tolist(), self.page_tables[some].long()
+        if starts is None:
+            return some, AttentionMeta.plan([*range(len(contexts) + 1)], contexts, tables, self.page_size)
+        bounds = starts[: len(contexts) + 1].tolist()
+        return torch.arange(bounds[-1]), AttentionMeta.plan(bounds, contexts, tables, self.page_size)

@@ -64,6 +64,24 @@ def plan_tiles(meta: AttentionMeta, sequences: list[int], tokens: int) -> torch.
     return torch.tensor(tiles, dtype=torch.int32).view(-1, 4)
 
 
+def tiles_on_device(
+    query_starts: torch.Tensor, context_lens: torch.Tensor, rows: int, tokens: int
+) -> torch.Tensor:
+    """As ``plan_tiles`` for ``query_starts[S + 1]``, ``context_lens[S]`` int32, whose sum of rows is at most
+    ``rows``: made on the device, as many as there can be; those that are too many have 0 rows.
+    """
+    counts = query_starts.diff()
+    ends = ((counts + (tokens - 1)) // tokens).cumsum(0)
+    most = rows // tokens + context_lens.shape[0]
+    # From the last tile backwards: the later of a prompt have more keys.
+    tile = ends[-1] - 1 - torch.arange(most, device=ends.device)
+    s = torch.searchsorted(ends, tile, right=True).clamp_(max=context_lens.shape[0] - 1)
+    start, count = query_starts[s], counts[s]
+    first = (tile - (ends[s] - (count + (tokens - 1)) // tokens)) * tokens  # in its own chunk
+    used = (count - first).clamp(0, tokens) * (tile >= 0)
+    return torch.stack((s, start + first, used, context_lens[s] - count + first), dim=1).to(torch.int32)
+
+
 def tiles_of_singles(context_lens: torch.Tensor) -> torch.Tensor:
     """The tiles of one row each that end ``context_lens[B]`` int32, made on the device."""
     row = torch.arange(context_lens.shape[0], dtype=torch.int32, device=context_lens.device)

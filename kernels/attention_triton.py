@@ -118,7 +118,14 @@ def _plan_singles(meta: AttentionMeta, kind: _Kind, tables: torch.Tensor, single
 def _captured(meta: AttentionMeta, kind: _Kind) -> Step:
     """As ``_plan``, of rows whose contexts the host does not know."""
     assert meta.device is not None
-    lens, most_tokens = meta.device
+    lens, most_tokens, starts = meta.device
+    if starts is not None:
+        use = attention_prefill.use_of(kind.dim, kind.dtype, kind.kv_dtype, kind.device)
+        tokens, rows = _tokens(kind, use), meta.query_starts[-1]
+        tiles = meta.once(
+            ("tiles", tokens), lambda: attention_prefill.tiles_on_device(starts, lens, rows, tokens)
+        )
+        return Step(meta.page_tables, tiles, None, [])
     none = torch.empty(0, 4, dtype=torch.int32, device=kind.device)
     if meta.deterministic:
         return Step(meta.page_tables, attention_prefill.tiles_of_singles(lens), None, [])

@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pagewire.engine.build import build_engine
+from pagewire.engine.build import CAPTURES, build_engine
 from pagewire.engine.engine import Finished, Token
 from pagewire.engine.prompt_logprobs import PromptLogprobs
 from pagewire.engine.sequence import Sequence
@@ -56,7 +56,7 @@ class LLM:
         kv_cache_bytes: int | None = None,
         gpu_memory_utilization: float = 0.9,
         page_size: int = 16,
-        max_num_batched_tokens: int = 512,
+        max_num_batched_tokens: int | None = None,
         max_num_seqs: int = 64,
         enable_prefix_caching: bool = True,
         async_scheduling: bool | None = None,
@@ -84,7 +84,7 @@ class LLM:
             max_num_seqs=max_num_seqs,
             prefix_caching=enable_prefix_caching,
             async_scheduling=async_scheduling,
-            cuda_graphs=not enforce_eager,
+            capture=() if enforce_eager else CAPTURES,
             deterministic=deterministic,
         )
         self.engine = built.engine

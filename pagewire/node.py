@@ -20,7 +20,7 @@ import torch
 import zmq
 
 from pagewire.engine import gpu_memory
-from pagewire.engine.build import Built, build_engine
+from pagewire.engine.build import CAPTURES, CHUNKS, Built, build_engine
 from pagewire.engine.engine import Engine
 from pagewire.errors import ConfigError
 from pagewire.hub import resolve
@@ -85,7 +85,7 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
         max_num_seqs=options.max_num_seqs,
         prefix_caching=options.prefix_caching,
         async_scheduling=options.async_scheduling,
-        cuda_graphs=options.cuda_graphs and options.role == DECODE,  # a prefill node decodes nothing
+        capture=captured_steps(options),
         deterministic=options.deterministic,
         progress=status.loading,
     )
@@ -123,6 +123,12 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
         alarm.close()
     if refusals:
         raise ConfigError(f"the router refused this node: {refusals[0]}")
+
+
+def captured_steps(options: NodeOptions) -> tuple[str, ...]:
+    if not options.cuda_graphs:
+        return ()
+    return CAPTURES if options.role == DECODE else (CHUNKS,)  # a prefill node decodes nothing
 
 
 def _hello(options: NodeOptions, built: Built, epoch: Epoch, address: str, served: str) -> Hello:

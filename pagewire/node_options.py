@@ -39,7 +39,7 @@ class NodeOptions:
     page_size: int = 16
     kv_cache_bytes: int | None = None
     gpu_memory_utilization: float = 0.9
-    max_batch_tokens: int = 512
+    max_batch_tokens: int | None = None
     max_mixed_tokens: int = 128
     max_num_seqs: int = 64
     async_scheduling: bool | None = None

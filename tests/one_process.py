@@ -16,7 +16,7 @@ from tiny import model_folder
 from decode_node.loop import DecodeNode
 from kv_transfer import Receiver, Sender, Timeouts
 from kv_transfer.transports.loopback import Loopback
-from pagewire.engine.build import Built, build_engine
+from pagewire.engine.build import CAPTURES, Built, build_engine
 from pagewire.engine.engine import Engine
 from pagewire.engine.staging import HostPages, PinnedPages, handoff_pages
 from pagewire.messages import (
@@ -197,7 +197,7 @@ def on_a_gpu(kv_cache_dtype: str = "bfloat16") -> dict[str, Any]:
     """What build_engine must be told more where there is one, so that tokens can be compared."""
     if not torch.cuda.is_available():
         return {}
-    return {"dtype": kv_cache_dtype, "deterministic": True, "cuda_graphs": ahead}
+    return {"dtype": kv_cache_dtype, "deterministic": True, "capture": CAPTURES if ahead else ()}
 
 
 def _pages(built: Built) -> HostPages | PinnedPages:

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.gpu.case import World
 from pagewire.config import EngineConfig
+from pagewire.engine.chunk_graphs import MOST_ROWS
 from pagewire.engine.engine import Engine
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.model import Decoder
@@ -100,6 +101,7 @@ def engine_for(
         prefix_caching=False,
         async_scheduling=async_scheduling,
     )
+    runner.capture_chunks(min(MOST_ROWS, max_model_len), 64, max_model_len)
     runner.capture(rows, max_model_len)
     return Engine(engine_config, runner, config.eos_token_ids)
 

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.gpu import models
 from benchmarks.gpu.case import Reading, World
-from benchmarks.gpu.section_steps import Figures, decode_batch, times
+from benchmarks.gpu.section_steps import Figures, decode_batch, eagerly, times
 from pagewire.engine.batch import Batch
 from pagewire.engine.engine import Engine
 from pagewire.engine.runner import one_prompt
@@ -58,9 +58,8 @@ def alone_and_together(engine: Engine, rows: int, context: int) -> Figures:
     """Rows whose logits have other bits in the batch than alone; captured, and launched one by one."""
     batch = decode_batch(engine, rows, context)
     together = engine.runner.forward(batch).clone()
-    graphs, engine.runner._graphs = engine.runner._graphs, None
-    eager = engine.runner.forward(batch).clone()
-    engine.runner._graphs = graphs
+    with eagerly(engine):
+        eager = engine.runner.forward(batch).clone()
     picked = sorted({*range(0, rows, max(1, rows // 16)), rows - 1})
     wrong = sum(not torch.equal(engine.runner.forward(_row(batch, row))[0], together[row]) for row in picked)
     _check(wrong == 0, f"{wrong} of {len(picked)} rows")

@@ -14,6 +14,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -36,15 +37,17 @@ Figures = Mapping[str, float | int | str]
 
 
 def cases(world: World) -> Iterator[Reading]:
-    batches, context, prompt = ((1, 3), 20, 40) if world.tiny else ((1, 16, 64, 256), 2048, 8192)
+    batches, context, prompts = (
+        ((1, 3), 20, (30, 40)) if world.tiny else ((1, 16, 64, 256), 2048, (256, 8192))
+    )
     config = models.config_of(world, models.QWEN25_7B)
     each = context + WARM + TIMED + models.PAGE_SIZE
     engine = models.engine_for(
         world,
         config,
         rows=max(batches),
-        kv_tokens=max(max(batches) * each, prompt),
-        max_model_len=max(each, prompt),
+        kv_tokens=max(max(batches) * each, *prompts),
+        max_model_len=max(each, *prompts),
     )
     for batch in batches:
         yield Reading(
@@ -59,12 +62,23 @@ def cases(world: World) -> Iterator[Reading]:
             shape=f"batch {batch}, context {context}",
             read=partial(parts, engine, batch, context, world.device),
         )
-    yield Reading(
-        kernel="prefill, 7B",
-        shape=f"{prompt} tokens",
-        read=partial(prefill, engine, prompt, world),
-        at_most={"of the floor": 1.5},
-    )
+    for tokens in prompts:
+        yield Reading(
+            kernel="prefill, 7B",
+            shape=f"{tokens} tokens",
+            read=partial(prefill, engine, tokens, world),
+            at_most={"of the floor": 1.5} if tokens == prompts[-1] else {},
+        )
+
+
+@contextmanager
+def eagerly(engine: Engine) -> Iterator[None]:
+    """Without graphs."""
+    runner = engine.runner
+    kept = runner._graphs, runner._chunks
+    runner._graphs = runner._chunks = None
+    yield
+    runner._graphs, runner._chunks = kept
 
 
 def decode(engine: Engine, rows: int, context: int, world: World) -> Figures:
@@ -75,9 +89,8 @@ def decode(engine: Engine, rows: int, context: int, world: World) -> Figures:
     flops = 2 * rows * (layers + head) + 4 * rows * context * config.layers * config.heads * config.head_dim
     floor = max(nbytes / world.ceilings["copy"] / 1e6, flops / world.ceilings["bf16"] / 1e9)
     batch = decode_batch(engine, rows, context)
-    graphs, engine.runner._graphs = engine.runner._graphs, None
-    eager = times(lambda: engine.runner.forward(batch), world.device)
-    engine.runner._graphs = graphs
+    with eagerly(engine):
+        eager = times(lambda: engine.runner.forward(batch), world.device)
     step = times(lambda: engine.runner.forward(batch), world.device)
     whole = engine_steps(engine, rows, context)
     return {
@@ -116,14 +129,18 @@ def parts(engine: Engine, rows: int, context: int, device: torch.device) -> Figu
 
 def prefill(engine: Engine, tokens: int, world: World) -> Figures:
     config = engine.runner.decoder.config
-    layers, _ = models.products(config)
+    layers, head = models.products(config)
     pairs = tokens * (tokens + 1) // 2
     flops = 2 * tokens * layers + 4 * pairs * config.layers * config.heads * config.head_dim
-    floor = flops / world.ceilings["bf16"] / 1e9
+    weights = (layers + head) * engine.runner.cache.pages.element_size()
+    floor = max(flops / world.ceilings["bf16"] / 1e9, weights / world.ceilings["copy"] / 1e6)
     random = np.random.default_rng(1).integers(0, config.vocab_size, tokens)
     batch = one_prompt(tokens, models.PAGE_SIZE)._replace(token_ids=random)
     took = times(lambda: engine.runner.forward(batch), world.device, 5)
-    return {"ms": took, "floor ms": floor, "of the floor": took / floor, "tokens/s": tokens / took * 1e3}
+    with eagerly(engine):
+        eager = times(lambda: engine.runner.forward(batch), world.device, 5)
+    found = {"ms": took, "floor ms": floor, "of the floor": took / floor, "tokens/s": tokens / took * 1e3}
+    return found | {"eager ms": eager}
 
 
 def times(run: Callable[[], object], device: torch.device, repeats: int = 20) -> float:

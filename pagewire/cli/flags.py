@@ -187,14 +187,15 @@ class EngineFlags:
         ),
     ] = "auto"
     max_num_batched_tokens: Annotated[
-        int,
+        int | None,
         typer.Option(
             metavar="N",
             min=1,
-            help="Tokens that one step computes; longer prompts take several.",
+            help="Tokens that one step computes; longer prompts take several. Default: 512 on a CPU, 2048 on "
+            "a GPU.",
             rich_help_panel="Engine",
         ),
-    ] = 512
+    ] = None
     max_num_mixed_tokens: Annotated[
         int,
         typer.Option(

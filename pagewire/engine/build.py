@@ -6,7 +6,7 @@ devices and sizes; knows no role and no socket.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 
 from pagewire.config import CPU_KV_BYTES, EngineConfig
 from pagewire.engine import gpu_memory
+from pagewire.engine.chunk_graphs import MOST_ROWS
 from pagewire.engine.engine import Engine
 from pagewire.engine.kv_cache import KVCache, pages_for
 from pagewire.engine.packed_decoder import AnyDecoder
@@ -25,6 +26,8 @@ from pagewire.layout import KVLayout
 from pagewire.model_config import ModelConfig, fingerprint, kv_layout, load_config
 
 Progress = Callable[[int, int], None]
+BATCH_TOKENS = {"cpu": 512, "cuda": 2048}
+CHUNKS, DECODES = CAPTURES = ("chunks", "decodes")
 
 
 class Built(NamedTuple):
@@ -46,12 +49,12 @@ def build_engine(
     kv_cache_bytes: int | None = None,
     gpu_memory_utilization: float = 0.9,
     page_size: int = 16,
-    max_batch_tokens: int = 512,
+    max_batch_tokens: int | None = None,
     max_mixed_tokens: int | None = None,
     max_num_seqs: int = 64,
     prefix_caching: bool = True,
     async_scheduling: bool | None = None,
-    cuda_graphs: bool = True,
+    capture: Collection[str] = CAPTURES,
     deterministic: bool = False,
     progress: Progress | None = None,
 ) -> Built:
@@ -63,8 +66,9 @@ def build_engine(
     "auto" is bfloat16 where the weights are of 8 or 4 bits, else the dtype that is computed in.
     ``kv_cache_bytes`` None: 1 GiB on a CPU; on a GPU what ``gpu_memory_utilization`` leaves
     (``gpu_memory``). ``max_model_len`` None is as far as the model's own config goes. ``async_scheduling``
-    None: on a GPU. ``cuda_graphs`` is for GPUs. ``deterministic``: on a GPU use only kernels whose rows do
-    not depend on the batch; those of the CPU never do. Raises ModelError or ConfigError.
+    None: on a GPU. ``max_batch_tokens`` None: 512 on a CPU, 2048 on a GPU. ``capture``, on a GPU: which
+    steps become graphs. ``deterministic``: on a GPU use only kernels whose rows do not depend on the batch;
+    those of the CPU never do. Raises ModelError or ConfigError.
     """
     model = load_config(source)
     if max_model_len is not None and max_model_len > model.context_length:
@@ -73,6 +77,7 @@ def build_engine(
         )
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+    max_batch_tokens = max_batch_tokens or BATCH_TOKENS[device.type]
     torch_dtype = _dtype(dtype, device)
     quantization = quantization_for(quantization, source, model, dtype, device)
     precision = quantization if quantization == "none" else f"{quantization}, rows in {activation_bits}"
@@ -109,7 +114,9 @@ def build_engine(
     with gpu_memory.explained("allocating the KV cache", device):
         runner = ModelRunner(decoder, KVCache(layout, num_pages, page_size, device), max_num_seqs)
         runner.warm_up()
-        if cuda_graphs and device.type == "cuda":
+        if CHUNKS in capture and device.type == "cuda":
+            runner.capture_chunks(min(max_batch_tokens, MOST_ROWS), max_num_seqs, config.max_model_len)
+        if DECODES in capture and device.type == "cuda":
             runner.capture(max_num_seqs, config.max_model_len)
     return Built(Engine(config, runner, model.eos_token_ids), model, layout, device)
 

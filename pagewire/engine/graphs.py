@@ -1,29 +1,26 @@
-"""Decode steps as captured CUDA graphs: the host gives a whole step to the GPU in one call.
+"""Decode steps as captured graphs: the host gives a whole step to the GPU in one call.
 
 A step of one row a sequence is captured for each of a ladder of batch sizes, over inputs that never move.
 A real step fills the inputs of the smallest size that holds it, the rest with rows that stand for nobody
 (context 0, slot -1), and replays. The rows' bits are those of the step as it is: no kernel looks at how many
-rows there are, but cuBLAS, which may (see ``deterministic``). Where there is no CUDA the "graph" is the step
-itself, so that tests walk the same path. Knows arrays and the decoder; knows no sequence.
+rows there are, but cuBLAS, which may (see ``deterministic``). Knows arrays and the decoder; knows no
+sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import chain
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.attention import AttentionMeta
 from pagewire.engine.batch import Batch
+from pagewire.engine.capture import Captures, Replay, padded
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.model import Decoder
 from pagewire.engine.upload import Upload
-
-Replay = Callable[[], object]
 
 
 def ladder(most: int) -> list[int]:
@@ -49,8 +46,7 @@ class DecodeGraphs:
         self._slots.fill_(-1)
         shape = most_rows, decoder.config.vocab_size
         self._logits = torch.empty(shape, dtype=decoder.logits_dtype, device=device)
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-        # The largest first: the others find their memory in its.
+        self._captures = Captures(device)
         self._replays = {size: self._capture(size) for size in reversed(ladder(most_rows))}
 
     def fits(self, batch: Batch) -> bool:
@@ -73,10 +69,10 @@ class DecodeGraphs:
 
     def _fill(self, batch: Batch, size: int) -> None:
         fresh = self._upload(
-            _padded(batch.token_ids, size, 0),
-            _padded(batch.positions, size, 0),
-            _padded(batch.slots, size, -1),
-            _padded(batch.context_lens.astype(np.int32), size, 0),
+            padded(batch.token_ids, size, 0),
+            padded(batch.positions, size, 0),
+            padded(batch.slots, size, -1),
+            padded(batch.context_lens.astype(np.int32), size, 0),
             batch.page_tables.astype(np.int32),
         )
         fixed = [each[:size] for each in (self._token_ids, self._positions, self._slots, self._contexts)]
@@ -96,15 +92,4 @@ class DecodeGraphs:
             hidden = decoder.forward(token_ids, positions, slots, meta, cache.pages, sampled=self._drawn)
             self._logits[:size].copy_(decoder.logits(hidden))
 
-        if self._pool is None:
-            return step
-        step()  # what is compiled or set up on first use may not be captured
-        torch.cuda.synchronize(decoder.device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            step()
-        return graph.replay
-
-
-def _padded(array: NDArray[np.int32 | np.int64], size: int, value: int) -> NDArray[np.int32 | np.int64]:
-    return np.concatenate([array, np.full(size - len(array), value, array.dtype)])
+        return self._captures(step)

@@ -143,17 +143,36 @@ class Decoder:
         nothing. ``meta`` says which rows are one sequence and where its pages are. ``stored`` is told, after
         ``every`` layers and the last, of how many they are in ``kv``.
         """
-        eps = self.config.rms_norm_eps
-        norms = [*(layer.attn_norm for layer in self.layers), self.norm]
-        hidden = embed(self.embed, token_ids, sampled)
-        normed = rms_norm(hidden, norms[0], eps)
-        for number, (layer, kv_layer) in enumerate(zip(self.layers, kv, strict=True), start=1):
-            mixed = self._attention(layer, normed, positions, slots, meta, kv_layer)
-            normed, hidden = add_rms_norm(mixed, hidden, layer.mlp_norm, eps)
-            normed, hidden = add_rms_norm(self._mlp(layer, normed), hidden, norms[number], eps)
-            if stored is not None and (number % every == 0 or number == len(self.layers)):
-                stored(number)
+        hidden, normed = self.enter(token_ids, sampled)
+        count = len(self.layers)
+        each = count if stored is None else every
+        for first in range(0, count, each):
+            layers = range(count)[first : first + each]
+            hidden, normed = self.through(layers, hidden, normed, positions, slots, meta, kv)
+            if stored is not None:
+                stored(layers.stop)
         return normed
+
+    @torch.inference_mode()
+    def enter(self, token_ids: Tensor, sampled: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the first layer is given: the hidden states [T, H], and the same normed."""
+        hidden = embed(self.embed, token_ids, sampled)
+        return hidden, rms_norm(hidden, self.layers[0].attn_norm, self.config.rms_norm_eps)
+
+    @torch.inference_mode()
+    def through(
+        self, layers: range, hidden: Tensor, normed: Tensor, positions: Tensor, slots: Tensor,
+        meta: AttentionMeta, kv: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """What comes out of ``layers``: hidden states, and the same normed for whoever is next."""
+        eps = self.config.rms_norm_eps
+        for number in layers:
+            layer, last = self.layers[number], number + 1 == len(self.layers)
+            norm = self.norm if last else self.layers[number + 1].attn_norm
+            mixed = self._attention(layer, normed, positions, slots, meta, kv[number])
+            normed, hidden = add_rms_norm(mixed, hidden, layer.mlp_norm, eps)
+            normed, hidden = add_rms_norm(self._mlp(layer, normed), hidden, norm, eps)
+        return hidden, normed
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from kernels.attention import AttentionMeta
 from kernels.native_library import Threads
 from pagewire.engine.batch import Batch
+from pagewire.engine.chunk_graphs import ChunkGraphs
 from pagewire.engine.drawing import Drawing, Drawn, Mark
 from pagewire.engine.graphs import DecodeGraphs
 from pagewire.engine.kv_cache import KVCache
@@ -34,6 +35,7 @@ class ModelRunner:
         self._upload = Upload(decoder.device)
         self._drawing = Drawing(decoder.device, most_rows)
         self._graphs: DecodeGraphs | None = None
+        self._chunks: ChunkGraphs | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -61,6 +63,8 @@ class ModelRunner:
             if stored is not None:
                 stored(self.decoder.config.layers)
             return logits
+        if self._chunks is not None and self._chunks.fits(batch):
+            return self.decoder.logits(self._chunks.run(batch, stored))
         token_ids, positions, slots, tables, rows = self._upload(
             batch.token_ids, batch.positions, batch.slots, batch.page_tables, batch.logit_rows
         )
@@ -83,6 +87,14 @@ class ModelRunner:
     def mark(self) -> Mark:
         """To be asked whether the device has done all that it was given so far."""
         return Mark(self.decoder.device)
+
+    @torch.inference_mode()
+    def capture_chunks(self, most_rows: int, most_seqs: int, max_model_len: int) -> None:
+        """From now on steps of up to ``most_rows`` rows are replays of captured graphs."""
+        if isinstance(self.decoder, Decoder):
+            self._chunks = ChunkGraphs(
+                self.decoder, self.cache, self._drawing.tokens, most_rows, most_seqs, max_model_len
+            )
 
     @torch.inference_mode()
     def capture(self, most_rows: int, max_model_len: int) -> None:

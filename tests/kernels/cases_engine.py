@@ -81,5 +81,6 @@ def test_the_tokens_are_those_of_the_cpu(
     monkeypatch.setattr(attention_triton, "attend", lambda *a: (launches.append(1), attend(*a))[1])
     some = engine(folder, deterministic=deterministic)
     some.runner.capture(2, some.config.max_model_len)
+    some.runner.capture_chunks(12, 2, some.config.max_model_len)
     assert run(some, workload()) == want
     assert launches, "it went the CPU's way"

@@ -80,6 +80,15 @@ def test_a_deterministic_step_too(gpu: Ghost) -> None:
     assert any("matmul" in kernel for kernel in gpu.kernels())
 
 
+def test_chunks_are_captured_in_groups_of_layers(gpu: Ghost) -> None:
+    some, told = runner(QWEN25_7B), []
+    some.capture_chunks(40, 3, 2048)
+    assert gpu.captured == 6 * 2  # 16, 20, 24, 28, 32 and 40 rows; two layers, each a group
+    logits = some.forward(step([20, 1], [600, 70]), told.append, 1)
+    assert (gpu.replays, told, logits.shape) == (2 + 6, [1, 2], (2, 152064))
+    assert gpu.waits == 0
+
+
 def test_a_mixed_step_keeps_nobody_waiting(gpu: Ghost) -> None:
     some, told = runner(QWEN3_06B), []
     logits = some.forward(step([300, 1, 1], [600, 70, 1]), told.append, 1)
