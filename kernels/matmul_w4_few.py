@@ -18,8 +18,8 @@ from kernels.w4_layouts import W4Weight
 
 MOST_ROWS = 64
 STEP = 256  # columns of K that a program fetches at once
-PROGRAMS = 528  # to aim at: four an SM of an H100, each a warpgroup. A stage of one is 8 KiB of codes and, of
-# 16 rows, 8 of x: in 3 stages 5 programs fit an SM, with up to 80 KiB of codes on their way
+PROGRAMS = 528  # to aim at: four an SM of an H100, each a warpgroup, which registers and 3 stages leave room
+# for. A stage of one is 8 KiB of codes and, of 16 rows, 8 of x: 64 KiB of codes are on their way to an SM
 JOINED = 256  # columns of one program that joins
 
 
