@@ -18,5 +18,6 @@ def run(options: NodeOptions) -> None:
 
 def _listen(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Receiver, str]:
     pages = handoff_pages(built.engine.runner.cache)
-    receiver = Receiver(open_receiver(options.handoff, secret, pages.landing), pages, built.layout, epoch)
+    listener = open_receiver(options.handoff, secret, pages.landing, pages.borrower())
+    receiver = Receiver(listener, pages, built.layout, epoch)
     return receiver, receiver.address

@@ -18,6 +18,7 @@ from kv_transfer.protocol import SenderState
 from kv_transfer.slab import Cursor, Part
 from kv_transfer.store import Copy, Mark, Slots
 from kv_transfer.transfers import OpenTransfer
+from kv_transfer.transports.direct import DirectCopy
 from pagewire.errors import LocalProtocolError
 from pagewire.layout import KVLayout
 
@@ -58,7 +59,9 @@ class Outgoing(OpenTransfer[SenderState]):
     taken: int = 0
     cursor: Cursor | None = None  # from GRANT on
     slots: Slots = field(default_factory=lambda: np.empty(0, np.int64))
-    staged: deque[tuple[Part, Copy]] = field(default_factory=deque)  # being read, in the order of sending
+    staged: deque[tuple[Part, Copy | DirectCopy]] = field(
+        default_factory=deque
+    )  # being read, in the order of sending
     checksums: list[int] = field(default_factory=list)  # of the frames that were sent, by seq
     overlap: Overlap = field(default_factory=Overlap)
 
@@ -126,7 +129,7 @@ class Outgoing(OpenTransfer[SenderState]):
         idle = not staged and self.sent == self.taken
         return self.cursor.next(self.ready, self.allowed - self.sent - staged, idle=idle)
 
-    def stage(self, part: Part, copy: Copy) -> None:
+    def stage(self, part: Part, copy: Copy | DirectCopy) -> None:
         """``copy`` is reading ``part``."""
         assert self.cursor is not None
         self.cursor.advance(part)

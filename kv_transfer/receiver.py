@@ -26,7 +26,7 @@ from kv_transfer.slab import Coverage
 from kv_transfer.store import PageSink, Slots
 from kv_transfer.transfers import Transfer
 from kv_transfer.transports.base import Arrived, Listener, Peer
-from kv_transfer.wire import Buffer, TransferId
+from kv_transfer.wire import Body, Buffer, TransferId
 from pagewire.audit import Audit
 from pagewire.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from pagewire.layout import KVLayout
@@ -195,6 +195,7 @@ class Receiver:
         return self._transfers.find(transfer) or unknown
 
     def _reserve(self, message: wire.Reserve, arrived: Arrived) -> None:
+        assert isinstance(arrived.body, Buffer), "decode lets no other payload through"
         t = Incoming(
             message.transfer,
             arrived.peer,
@@ -220,7 +221,7 @@ class Receiver:
             t.blame("busy", f"{len(self._transfers)} transfers are open", retryable=True)
         return bool(t.code)
 
-    def _data(self, t: Transfer[ReceiverState], message: wire.Data, body: Buffer) -> None:
+    def _data(self, t: Transfer[ReceiverState], message: wire.Data, body: Body) -> None:
         """Only a frame that has a place is worth its checksum."""
         if t.state not in WRITABLE:
             self._acts.fire(t, Event.DATA, message, body)

@@ -15,7 +15,7 @@ from kv_transfer.protocol import RECEIVER, RECEIVER_HURRIED, RECEIVER_OPEN, Acti
 from kv_transfer.store import PageSink
 from kv_transfer.transfers import Ledger, Transfer
 from kv_transfer.transports.base import Listener
-from kv_transfer.wire import Buffer, Message
+from kv_transfer.wire import Body, Buffer, Message
 from pagewire.errors import LocalProtocolError
 
 
@@ -46,7 +46,7 @@ class ReceiverActions:
         t: Transfer[ReceiverState],
         event: Event,
         message: Message | None = None,
-        body: Buffer = b"",
+        body: Body = b"",
     ) -> None:
         """Do what the table says of ``event``, which came with ``message`` and ``body``, or of itself."""
         rule = RECEIVER[t.state][event]
@@ -59,7 +59,7 @@ class ReceiverActions:
                 self.credits.close(gone.landing.window)
 
     def _act(
-        self, action: Action, t: Transfer[ReceiverState], event: Event, message: Message | None, body: Buffer
+        self, action: Action, t: Transfer[ReceiverState], event: Event, message: Message | None, body: Body
     ) -> None:
         match action:
             case Action.COUNT_UNKNOWN:
@@ -85,7 +85,7 @@ class ReceiverActions:
                 assert isinstance(t, Incoming)
                 self._act_open(action, t, message, body)
 
-    def _act_open(self, action: Action, t: Incoming, message: Message | None, body: Buffer) -> None:
+    def _act_open(self, action: Action, t: Incoming, message: Message | None, body: Body) -> None:
         match action, message:
             case Action.SEND_GRANT, _:
                 t.retry_at = self.now + self._timeouts.retry_s
@@ -96,6 +96,7 @@ class ReceiverActions:
             case Action.WRITE, wire.Data():
                 self._write(t, message, body)
             case Action.KEEP_COMMIT, wire.Commit():
+                assert isinstance(body, Buffer), "decode lets no other payload through"
                 t.commit, t.commit_payload, t.progress_at = message, bytes(body), self.now
             case Action.TELL_RESERVED, _:
                 self.counts.reserved += 1
@@ -114,7 +115,7 @@ class ReceiverActions:
             case _:
                 raise AssertionError(f"{action} on {message} is not a receiver's")
 
-    def _write(self, t: Incoming, message: wire.Data, body: Buffer) -> None:
+    def _write(self, t: Incoming, message: wire.Data, body: Body) -> None:
         assert t.landing is not None
         part = part_of(message)
         self._store.write(t.landing.slots[part.tokens], part.layers, body)

@@ -21,10 +21,12 @@ from kv_transfer.limits import Timeouts
 from kv_transfer.outgoing import Outgoing
 from kv_transfer.protocol import Event, SenderState
 from kv_transfer.sender_actions import SenderActions
-from kv_transfer.store import PageSource, Slots
+from kv_transfer.slab import Part
+from kv_transfer.store import Copy, PageSource, Slots
 from kv_transfer.transfers import Transfer
 from kv_transfer.transports.base import Arrived, Dialer, Peer
-from kv_transfer.wire import TransferId
+from kv_transfer.transports.direct import DirectCopy
+from kv_transfer.wire import Body, TransferId
 from pagewire.errors import LocalProtocolError, RemoteProtocolError
 from pagewire.layout import KVLayout
 
@@ -240,11 +242,18 @@ class Sender:
         t.look()
         if len(t.staged) >= _STAGED or (part := t.next_part()) is None:
             return False
-        if (copy := self._store.begin(t.slots[part.tokens], part.layers)) is None:
+        if (copy := self._begin(t, part)) is None:
             self._more = True  # nobody tells when earlier copies are done
             return False
         t.stage(part, copy)
         return True
+
+    def _begin(self, t: Outgoing, part: Part) -> Copy | DirectCopy | None:
+        """Towards the host's memory, or where the receiver's device takes it from."""
+        slots, size = t.slots[part.tokens], part.nbytes(self._layout)
+        if (lent := self._transport.direct(t.peer, size)) is not None:
+            return lent.begin(slots, part.layers, size)
+        return self._store.begin(slots, part.layers)
 
     def _send_staged(self, t: Outgoing) -> int:
         """Send the next frame of ``t`` if it has been read. Returns the bytes sent.
@@ -255,11 +264,9 @@ class Sender:
             return 0
         part, copy = t.staged[0]
         began = self._stopwatch()
-        body = self._transport.room(t.peer, part.nbytes(self._layout))
-        if body is None:
+        if (body := self._body(t, part, copy)) is None:
             t.unstage()
             return 0
-        copy.take(body)
         check = wire.checksum(body)
         if not self._acts.send(t, t.data_message(self._epoch, part, check), body):
             t.unstage()
@@ -268,3 +275,11 @@ class Sender:
         self.counts.frames += 1
         self.counts.bytes += len(body)
         return len(body)
+
+    def _body(self, t: Outgoing, part: Part, copy: Copy | DirectCopy) -> Body | None:
+        """What was read, in the wire's memory; None if that has no room for it."""
+        if isinstance(copy, DirectCopy):
+            return copy
+        if (room := self._transport.room(t.peer, part.nbytes(self._layout))) is not None:
+            copy.take(room)
+        return room

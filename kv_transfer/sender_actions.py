@@ -13,7 +13,7 @@ from kv_transfer.outgoing import Outgoing
 from kv_transfer.protocol import SENDER, SENDER_HURRIED, SENDER_OPEN, Action, Event, SenderState
 from kv_transfer.transfers import Ledger, Transfer
 from kv_transfer.transports.base import Dialer
-from kv_transfer.wire import Buffer, Message
+from kv_transfer.wire import Body, Message
 from pagewire.errors import LocalProtocolError
 
 
@@ -84,5 +84,5 @@ class SenderActions:
             case _:
                 raise AssertionError(f"{action} on {message} is not a sender's")
 
-    def send(self, t: Transfer[SenderState], message: Message, body: Buffer = b"") -> bool:
+    def send(self, t: Transfer[SenderState], message: Message, body: Body = b"") -> bool:
         return self._transport.send(t.peer, wire.encode(message, body), body)

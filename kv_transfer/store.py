@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kv_transfer.wire import Buffer
+from kv_transfer.wire import Body
 
 Slots = NDArray[np.int64]
 
@@ -58,6 +58,9 @@ class PageSource(Protocol):
 
 
 class PageSink(Protocol):
-    def write(self, slots: Slots, layers: slice, data: Buffer) -> None:
-        """Put the slab ``data`` into ``slots`` [T] and ``layers``, before returning. ``data`` is not kept."""
+    def write(self, slots: Slots, layers: slice, data: Body) -> None:
+        """Put the slab ``data`` into ``slots`` [T] and ``layers``, before returning. ``data`` is not kept.
+
+        It lies in host memory, or where the node's own device brought it and has found its checksum.
+        """
         ...

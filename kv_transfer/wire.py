@@ -7,8 +7,9 @@ not have made raises RemoteProtocolError, before memory is taken for it.
     preamble, little-endian: magic "PWKV" | major u8 | minor u8 | type u16 | flags u32 | header bytes u32
                              | body bytes u64 | xxh3-64 of the 24 bytes before it and of the header, u64
 
-Bodies carry their xxh3-64 in the header. That of DATA is left to the receiver, who must first look whether
-the frame has any business there; those of RESERVE and COMMIT are checked here.
+Bodies carry their xxh3-64 in the header; one of DATA that stays in a device's memory carries what the device
+makes of it instead. DATA's is left to the receiver, who must first look whether the frame has any business
+there; those of RESERVE and COMMIT are checked here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NewType
+from typing import Any, NamedTuple, NewType, Protocol
 
 import msgpack
 import xxhash
@@ -35,6 +36,21 @@ MAX_TOKENS = 1 << 24
 MAX_REASON = 512
 
 Buffer = bytes | bytearray | memoryview
+
+
+class DeviceBody(Protocol):
+    """A body that lies in a device's memory: measured, checked and written, and never read here."""
+
+    def __len__(self) -> int:
+        """In bytes."""
+        ...
+
+    def checksum(self) -> int:
+        """64 bits that whoever has the same bytes on a device finds as well."""
+        ...
+
+
+Body = Buffer | DeviceBody
 _FIXED = struct.Struct("<4sBBHIIQ")
 _CHECK = struct.Struct("<Q")
 PREAMBLE_BYTES = _FIXED.size + _CHECK.size
@@ -196,9 +212,11 @@ class Preamble(NamedTuple):
     check: int
 
 
-def checksum(data: Buffer) -> int:
-    """xxh3-64: finds accidents. Against forgery stands the mutual authentication of the transport."""
-    return xxhash.xxh3_64_intdigest(data)
+def checksum(data: Body) -> int:
+    """xxh3-64, or the device's own: finds accidents. Against forgery stands the mutual authentication of the
+    transport.
+    """
+    return xxhash.xxh3_64_intdigest(data) if isinstance(data, Buffer) else data.checksum()
 
 
 def digest(checksums: list[int]) -> int:
@@ -206,7 +224,7 @@ def digest(checksums: list[int]) -> int:
     return xxhash.xxh3_64_intdigest(struct.pack(f"<{len(checksums)}Q", *checksums))
 
 
-def encode(message: Message, body: Buffer = b"") -> bytes:
+def encode(message: Message, body: Body = b"") -> bytes:
     """Preamble and header of a frame; the caller sends ``body`` behind it. Raises LocalProtocolError."""
     cls = type(message)
     if len(body) > MAX_BODY_BYTES or (len(body) and cls not in _WITH_BODY):
@@ -235,7 +253,7 @@ def decode_preamble(data: Buffer) -> Preamble:
     return Preamble(cls, header_bytes, body_bytes, _CHECK.unpack_from(data, _FIXED.size)[0])
 
 
-def decode(head: Buffer, body: Buffer = b"") -> Message:
+def decode(head: Buffer, body: Body = b"") -> Message:
     """The message in ``head``, whose body is ``body``. Raises RemoteProtocolError."""
     preamble = decode_preamble(head)
     view = memoryview(head)
@@ -245,8 +263,11 @@ def decode(head: Buffer, body: Buffer = b"") -> Message:
     if checksum(b"".join((view[: _FIXED.size], header))) != preamble.check:
         raise RemoteProtocolError("header checksum does not match")
     message: Message = build(preamble.cls, unpack(header))
-    if isinstance(message, Reserve | Commit) and checksum(body) != message.checksum:
-        raise RemoteProtocolError("payload checksum does not match")
+    if isinstance(message, Reserve | Commit):
+        if not isinstance(body, Buffer):
+            raise RemoteProtocolError("a payload in a device's memory")
+        if checksum(body) != message.checksum:
+            raise RemoteProtocolError("payload checksum does not match")
     return message
 
 

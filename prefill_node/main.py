@@ -17,4 +17,5 @@ def run(options: NodeOptions) -> None:
 
 
 def _dial(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Sender, str]:
-    return Sender(open_sender(secret), handoff_pages(built.engine.runner.cache), built.layout, epoch), ""
+    pages = handoff_pages(built.engine.runner.cache)
+    return Sender(open_sender(secret, pages.lender()), pages, built.layout, epoch), ""

@@ -13,7 +13,8 @@ from typing import NamedTuple, NewType, Protocol
 import numpy as np
 import zmq
 
-from kv_transfer.wire import Buffer
+from kv_transfer.transports.direct import Lent
+from kv_transfer.wire import Body
 from pagewire.guard import Refusals
 
 Peer = NewType("Peer", bytes)
@@ -27,11 +28,11 @@ LandingRoom = Callable[[int], memoryview]
 class Arrived(NamedTuple):
     peer: Peer
     head: bytes
-    body: Buffer  # private memory: nobody else can change it, but see ``Transport.receive``
+    body: Body  # private memory: nobody else can change it, but see ``Transport.receive``
 
 
 class Transport(Protocol):
-    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
+    def send(self, peer: Peer, head: bytes, body: Body) -> bool:
         """Queue a frame. False, with nothing queued, if the peer is gone or takes no more for now."""
         ...
 
@@ -64,6 +65,13 @@ class Dialer(Transport, Protocol):
         """Memory for the body of the next frame to ``peer``, to be filled and given to ``send`` at once.
 
         None if there is none for now. Room that is not sent is given out again.
+        """
+        ...
+
+    def direct(self, peer: Peer, size: int) -> Lent | None:
+        """Where bodies of ``size`` bytes for ``peer`` are read to instead if they need not touch the host.
+
+        What was begun there is given to ``send``, or dropped.
         """
         ...
 

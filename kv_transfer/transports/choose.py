@@ -5,30 +5,38 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from kv_transfer.transports.base import Arrived, Dialer, LandingRoom, Listener, Peer
+from kv_transfer.transports.direct import Borrower, Lender, Lent
 from kv_transfer.transports.shm import ShmDialer, ShmListener
 from kv_transfer.transports.tcp import TcpDialer, TcpListener
 from kv_transfer.transports.zeromq import Socket
-from kv_transfer.wire import Buffer
+from kv_transfer.wire import Body
 from pagewire.errors import ConfigError
 
 
-def open_receiver(address: str, secret: bytes | None = None, landing: LandingRoom | None = None) -> Listener:
+def open_receiver(
+    address: str,
+    secret: bytes | None = None,
+    landing: LandingRoom | None = None,
+    borrower: Borrower | None = None,
+) -> Listener:
     """Listen at ``tcp://host:port`` (port ``*``: a free one), ``shm:///path`` or ``shm://*``. Raises
     ConfigError.
 
     A wire that copies bodies itself copies them into what ``landing`` gives, such as memory that a device
-    reads by itself. Others bring their own memory.
+    reads by itself. Others bring their own memory. What a sender's device lends to us, ``borrower`` maps.
     """
     if address.startswith("tcp://"):
         return TcpListener(address, secret)
     if address.startswith("shm://"):
-        return ShmListener(address, secret, landing)
+        return ShmListener(address, secret, landing, borrower)
     raise ConfigError(f"{address} is not an address of the handoff: give tcp://host:port or shm:///path")
 
 
-def open_sender(secret: bytes | None = None) -> Dialer:
-    """A wire to any receiver, whatever the scheme of its address."""
-    return ByScheme({b"tcp": TcpDialer(secret), b"shm": ShmDialer(secret)})
+def open_sender(secret: bytes | None = None, lender: Lender | None = None) -> Dialer:
+    """A wire to any receiver, whatever the scheme of its address. What ``lender`` has goes from device to
+    device where the receiver can map it.
+    """
+    return ByScheme({b"tcp": TcpDialer(secret), b"shm": ShmDialer(secret, lender=lender)})
 
 
 class ByScheme:
@@ -41,7 +49,11 @@ class ByScheme:
         wire = self._wires.get(_scheme(peer))
         return None if wire is None else wire.room(peer, size)
 
-    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
+    def direct(self, peer: Peer, size: int) -> Lent | None:
+        wire = self._wires.get(_scheme(peer))
+        return None if wire is None else wire.direct(peer, size)
+
+    def send(self, peer: Peer, head: bytes, body: Body) -> bool:
         wire = self._wires.get(_scheme(peer))
         return wire is not None and wire.send(peer, head, body)
 

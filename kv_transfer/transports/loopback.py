@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from kv_transfer.transports.base import Arrived, Peer, private_room
 from kv_transfer.transports.zeromq import Socket
-from kv_transfer.wire import Buffer
+from kv_transfer.wire import Body, Buffer
 from pagewire.guard import Refusals
 
 
@@ -63,7 +63,11 @@ class LoopbackEnd:
     def room(self, peer: Peer, size: int) -> memoryview | None:
         return private_room(size)
 
-    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
+    def direct(self, peer: Peer, size: int) -> None:
+        return None
+
+    def send(self, peer: Peer, head: bytes, body: Body) -> bool:
+        assert isinstance(body, Buffer), "no device here"
         if not self._network.knows(peer):
             return False
         self._network.carry(peer, Arrived(self._name, head, bytes(body)))

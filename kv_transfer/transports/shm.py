@@ -3,19 +3,26 @@
 ``shm:///path/to.sock``, or ``shm://*`` for a private folder of our own. The sender owns a ring for each
 receiver it talks to, and offers it when the link is made; bodies are written straight into it. The receiver
 copies a body out before anybody looks at it, and hands the room back. Where the ring cannot be mapped
-(another user, another pid namespace) or a body is small, bodies go inline. Knows frames as opaque bytes.
+(another user, another pid namespace) or a body is small, bodies go inline. Where both nodes have a device,
+and the receiver's can map memory of the sender's, bodies stay on the devices: see ``direct``. Knows frames as
+opaque bytes.
 
     sender -> receiver   head, "", ref            a frame whose body lies in the ring
+                         head, "device", ref      a frame whose body lies in a block of the device's
                          head[, body]             a frame
                          "", "offer" + offer
+                         "", "lend-device" + offer
     receiver -> sender   head
                          "", "map"                bodies may go through the ring
                          "", "free" + end         room is free again, up to there
+                         "", "map-device"         bodies may stay on the device
+                         "", "took-device" + ...  these blocks are free again
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import stat
@@ -24,13 +31,18 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kv_transfer.transports import direct
 from kv_transfer.transports.base import Arrived, LandingRoom, Peer, private_room
+from kv_transfer.transports.borrowed import Borrowed
+from kv_transfer.transports.direct import Borrower, DirectCopy, Lender, Lent, LentBlocks
 from kv_transfer.transports.ring import RING_BYTES, Ref, RingReader, RingWriter
 from kv_transfer.transports.tcp import arrived, inline
 from kv_transfer.transports.zeromq import Dealers, Parts, Router, Socket
-from kv_transfer.wire import MAX_BODY_BYTES, Buffer
+from kv_transfer.wire import MAX_BODY_BYTES, Body, Buffer
 from pagewire.errors import ConfigError, RemoteProtocolError
 from pagewire.guard import Refusals
+
+log = logging.getLogger("pagewire.handoff")
 
 SCHEME = "shm://"
 _INLINE_BYTES = 16 << 10  # below this a second part is cheaper than the ring
@@ -40,10 +52,16 @@ _OFFER, _MAP, _FREE = b"offer", b"map", b"free"
 
 class ShmListener:
     """The receiver's end. Bodies from rings are copied into what ``landing`` gives, each before the next is
-    looked at. Raises ConfigError.
+    looked at; those on a sender's device are brought here by ``borrower``. Raises ConfigError.
     """
 
-    def __init__(self, address: str, secret: bytes | None = None, landing: LandingRoom | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        secret: bytes | None = None,
+        landing: LandingRoom | None = None,
+        borrower: Borrower | None = None,
+    ) -> None:
         self._folder: Path | None = None
         path = address.removeprefix(SCHEME)
         if path == "*":
@@ -61,17 +79,18 @@ class ShmListener:
         self._path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         self._rings: dict[Peer, RingReader] = {}
         self._landing = landing or _same_memory()
+        self._borrowed = Borrowed(borrower)
 
     @property
     def address(self) -> str:
         return f"{SCHEME}{self._path}"
 
-    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
+    def send(self, peer: Peer, head: bytes, body: Body) -> bool:
         return self._router.send(peer, inline(head, body))
 
     def receive(self) -> Iterator[Arrived]:
         free: dict[Peer, int] = {}
-        for message in self._router.receive():
+        for message, brought in self._borrowed.ahead(self._router.receive()):
             match message.parts:
                 case [mark, word] if not mark:
                     self._told(message.peer, bytes(word))
@@ -79,13 +98,19 @@ class ShmListener:
                     body, end = self._copy(message.peer, word)
                     free[message.peer] = max(end, free.get(message.peer, 0))
                     yield Arrived(message.peer, bytes(head), body)
+                case [head, mark, word] if head and mark == direct.MARK:
+                    yield Arrived(message.peer, bytes(head), b"" if brought is None else brought)
+                    if brought is not None:
+                        brought.wait()  # a frame that has no place in its transfer was not checked
                 case _:
                     yield arrived(message)
         for peer, end in free.items():
             self._router.send(peer, (b"", _FREE + end.to_bytes(8, "little")))
+        for peer, blocks in self._borrowed.taken():
+            self._router.send(peer, (b"", direct.TOOK + blocks))
 
     def lost(self, peers: Collection[Peer]) -> list[Peer]:
-        gone = self._router.lost({*peers, *self._rings})
+        gone = self._router.lost({*peers, *self._rings, *self._borrowed.peers})
         for peer in gone:
             self.forget(peer)
         return [peer for peer in gone if peer in peers]
@@ -93,6 +118,7 @@ class ShmListener:
     def forget(self, peer: Peer) -> None:
         if (ring := self._rings.pop(peer, None)) is not None:
             ring.close()
+        self._borrowed.forget(peer)
 
     @property
     def refusals(self) -> Refusals:
@@ -102,7 +128,7 @@ class ShmListener:
         return self._router.sockets()
 
     def close(self) -> None:
-        for peer in list(self._rings):
+        for peer in {*self._rings, *self._borrowed.peers}:
             self.forget(peer)
         self._router.close()
         self._tidy()
@@ -120,6 +146,8 @@ class ShmListener:
             with contextlib.suppress(RemoteProtocolError):
                 self._rings[peer] = RingReader(word.removeprefix(_OFFER))
                 self._router.send(peer, (b"", _MAP))
+        elif word.startswith(direct.OFFER) and self._borrowed.map(peer, word.removeprefix(direct.OFFER)):
+            self._router.send(peer, (b"", direct.MAP))
 
     def _copy(self, peer: Peer, word: Buffer) -> tuple[Buffer, int]:
         """The body and the position behind it; an empty body, which no head agrees with, if there is none."""
@@ -137,15 +165,19 @@ class _Shared:
     """A link's ring at the sender."""
 
     ring: RingWriter
+    lent: Lent | None
     mapped: bool = False
 
 
 class ShmDialer:
     """The sender's end, for any number of receivers on this host."""
 
-    def __init__(self, secret: bytes | None = None, ring_bytes: int = RING_BYTES) -> None:
+    def __init__(
+        self, secret: bytes | None = None, ring_bytes: int = RING_BYTES, lender: Lender | None = None
+    ) -> None:
         self._dealers = Dealers(secret)
         self._ring_bytes = ring_bytes
+        self._lent = LentBlocks(lender)
         self._shared: dict[Peer, _Shared] = {}
 
     def room(self, peer: Peer, size: int) -> memoryview | None:
@@ -154,13 +186,29 @@ class ShmDialer:
             return private_room(size)
         return shared.ring.claim(size)
 
-    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
-        ring = (self._shared.get(peer) or self._offer(peer)).ring
+    def direct(self, peer: Peer, size: int) -> Lent | None:
+        shared = self._shared.get(peer)
+        lent = None if shared is None else shared.lent
+        return lent if lent is not None and lent.mapped and lent.fits(size) else None
+
+    def send(self, peer: Peer, head: bytes, body: Body) -> bool:
+        shared = self._shared.get(peer) or self._offer(peer)
+        if isinstance(body, DirectCopy):
+            return self._send_direct(peer, shared, head, body)
+        assert isinstance(body, Buffer), "nobody else reads to a device"
+        ring = shared.ring
         if (ref := ring.claimed(body)) is None:
             return self._dealers.send(_ipc(peer), inline(head, body))
         if not self._dealers.send(_ipc(peer), (head, b"", ref.pack())):
             return False
         ring.keep(ref)
+        return True
+
+    def _send_direct(self, peer: Peer, shared: _Shared, head: bytes, body: DirectCopy) -> bool:
+        parts = (head, direct.MARK, body.ref().pack())
+        if not body.belongs(shared.lent) or not self._dealers.send(_ipc(peer), parts):
+            return False
+        body.sent()
         return True
 
     def receive(self) -> list[Arrived]:
@@ -181,6 +229,8 @@ class ShmDialer:
         self._dealers.forget(_ipc(peer))
         if (shared := self._shared.pop(peer, None)) is not None:
             shared.ring.close()
+            if shared.lent is not None:
+                self._lent.take_back(shared.lent)
 
     def sockets(self) -> list[Socket]:
         return self._dealers.sockets()
@@ -191,9 +241,11 @@ class ShmDialer:
         self._dealers.close()
 
     def _offer(self, peer: Peer) -> _Shared:
-        self._shared[peer] = _Shared(RingWriter(self._ring_bytes))
-        self._dealers.send(_ipc(peer), (b"", _OFFER + self._shared[peer].ring.offer))
-        return self._shared[peer]
+        shared = self._shared[peer] = _Shared(RingWriter(self._ring_bytes), self._lent.lend())
+        self._dealers.send(_ipc(peer), (b"", _OFFER + shared.ring.offer))
+        if shared.lent is not None:
+            self._dealers.send(_ipc(peer), (b"", direct.OFFER + shared.lent.offer))
+        return shared
 
     def _told(self, peer: Peer, word: bytes) -> None:
         if (shared := self._shared.get(peer)) is None:
@@ -202,6 +254,11 @@ class ShmDialer:
             shared.mapped = True
         elif word.startswith(_FREE):
             shared.ring.release(int.from_bytes(word.removeprefix(_FREE)[:8], "little"))
+        elif shared.lent is not None and word == direct.MAP:
+            shared.lent.mapped = True
+            log.info("KV goes from device to device")
+        elif shared.lent is not None and word.startswith(direct.TOOK):
+            shared.lent.took(word.removeprefix(direct.TOOK))
 
 
 def _same_memory() -> LandingRoom:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 from kv_transfer.transports.base import Arrived, Peer, private_room
 from kv_transfer.transports.zeromq import Dealers, Parts, Router, Socket
-from kv_transfer.wire import Buffer
+from kv_transfer.wire import Body, Buffer
 from pagewire.guard import Refusals
 from pagewire.secret import require_for
 
@@ -25,7 +25,7 @@ class TcpListener:
     def address(self) -> str:
         return self._router.endpoint
 
-    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
+    def send(self, peer: Peer, head: bytes, body: Body) -> bool:
         return self._router.send(peer, inline(head, body))
 
     def receive(self) -> list[Arrived]:
@@ -57,7 +57,10 @@ class TcpDialer:
     def room(self, peer: Peer, size: int) -> memoryview | None:
         return private_room(size)
 
-    def send(self, peer: Peer, head: bytes, body: Buffer) -> bool:
+    def direct(self, peer: Peer, size: int) -> None:
+        return None
+
+    def send(self, peer: Peer, head: bytes, body: Body) -> bool:
         return self._dealers.send(peer, inline(head, body))
 
     def receive(self) -> list[Arrived]:
@@ -76,7 +79,8 @@ class TcpDialer:
         self._dealers.close()
 
 
-def inline(head: bytes, body: Buffer) -> Sequence[Buffer]:
+def inline(head: bytes, body: Body) -> Sequence[Buffer]:
+    assert isinstance(body, Buffer), "what lies on a device does not go through a socket"
     return (head, body) if len(body) else (head,)
 
 

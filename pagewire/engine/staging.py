@@ -1,25 +1,35 @@
 """KV pages as the handoff reads and writes them, in host memory or a GPU's.
 
 On the CPU there is nothing to stage: slabs are copied straight between the pages and the wire's own memory.
-On a GPU they pass through buffers in pinned memory (``staging_out``, ``staging_in``), allocated once. Knows
-which of the two it is; knows no transfer, sequence or page's owner.
+On a GPU they pass through buffers in pinned memory (``staging_out``, ``staging_in``), allocated once, or from
+one process's device to the other's (``staging_lent``, ``staging_borrowed``). Knows which of these it is;
+knows no transfer, sequence or page's owner.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from kernels.slab_checksum import checksum_into
 from pagewire.engine.kv_cache import KVCache
+from pagewire.engine.staging_borrowed import BorrowedPages, BroughtSlab, Data
 from pagewire.engine.staging_in import PagesIn
 from pagewire.engine.staging_index import SlotIndex
 from pagewire.engine.staging_lane import CudaLane, Fence, Lane, PlainFence, PlainLane, Queue
+from pagewire.engine.staging_lent import LentPages
 from pagewire.engine.staging_out import PagesOut, PinnedCopy
+from pagewire.engine.staging_share import CudaShare, Share
 
 Ints = NDArray[np.int64]
+Bytes = bytes | bytearray | memoryview
 BUFFER_BYTES = 8 << 20  # the largest slab at once: no frame has a larger body
 BUFFERS_OUT = 8
 BUFFERS_IN = 16  # frames that may arrive while the device is still busy with a step that it was given before
+BLOCK_BYTES = 2 << 20  # the largest slab that goes from device to device, as large as frames usually are
+BLOCKS_OUT = 16  # for each decode node
+BLOCKS_IN = 32  # for all prefill nodes together
 
 
 class HostPages:
@@ -37,7 +47,15 @@ class HostPages:
     def begin(self, slots: Ints, layers: slice) -> HostCopy:
         return HostCopy(self._cache, slots, layers)
 
-    def write(self, slots: Ints, layers: slice, data: bytes | bytearray | memoryview) -> None:
+    def lender(self) -> None:
+        """Nobody has a device."""
+        return None
+
+    def borrower(self) -> None:
+        return None
+
+    def write(self, slots: Ints, layers: slice, data: Data) -> None:
+        assert isinstance(data, Bytes), "there is no device"
         self._cache.write(slots, layers, data)
 
 
@@ -68,20 +86,30 @@ class PinnedPages:
         self,
         cache: KVCache,
         lane: Lane | None = None,
+        share: Share | None = None,
         *,
         out: int = BUFFERS_OUT,
         into: int = BUFFERS_IN,
         size: int = BUFFER_BYTES,
+        block: int = BLOCK_BYTES,
+        blocks_out: int = BLOCKS_OUT,
+        blocks_in: int = BLOCKS_IN,
         indices: int | None = None,
     ) -> None:
+        """``share``: whom else may see the device's memory; by default nobody, where there is no GPU."""
         device, layout = cache.pages.device, cache.layout
         lane = lane or (CudaLane(device) if device.type == "cuda" else PlainLane())
         self.lane = lane
         most = size // (layout.token_bytes // layout.layers)  # tokens of one layer in a buffer
         most = min(most, cache.num_pages * cache.page_size)
-        self._cache = cache
-        self._out = PagesOut(cache, lane, SlotIndex(lane, Queue.MOVES, most, indices), out, size)
-        self._in = PagesIn(cache, lane, SlotIndex(lane, Queue.COMPUTE, most, indices), into, size)
+        self._cache, self._block = cache, block
+        self._blocks_out, self._blocks_in = blocks_out, blocks_in
+        self._share = share or (CudaShare(device) if device.type == "cuda" else None)
+        self._takes = SlotIndex(lane, Queue.MOVES, most, indices)
+        self._puts = SlotIndex(lane, Queue.COMPUTE, most, indices)
+        self._out = PagesOut(cache, lane, self._takes, out, size)
+        self._in = PagesIn(cache, lane, self._puts, into, size)
+        self._borrowed: BorrowedPages | None = None
 
     def mark(self) -> Fence:
         """Behind all that the device was given to compute so far."""
@@ -95,8 +123,27 @@ class PinnedPages:
         """Pinned memory for the next frame's body: see ``PagesIn.landing``."""
         return self._in.landing(size)
 
-    def write(self, slots: Ints, layers: slice, data: bytes | bytearray | memoryview) -> None:
+    def lender(self) -> LentPages | None:
+        """For ``kv_transfer.open_sender``: takes memory of the device only as links are made."""
+        if self._share is None:
+            return None
+        return LentPages(self._cache, self.lane, self._takes, self._share, self._blocks_out, self._block)
+
+    def borrower(self) -> BorrowedPages | None:
+        """For ``kv_transfer.open_receiver``. Takes 64 MiB of the device's memory."""
+        if self._share is not None and self._borrowed is None:
+            self._borrowed = BorrowedPages(
+                self._cache, self.lane, self._puts, self._share, self._blocks_in, self._block
+            )
+        return self._borrowed
+
+    def write(self, slots: Ints, layers: slice, data: Data) -> None:
         """As ``kv_transfer.PageSink``: what is computed from now on sees it."""
+        if isinstance(data, BroughtSlab):
+            assert self._borrowed is not None, "it was brought by another"
+            self._borrowed.write(slots, layers, data)
+            return
+        assert isinstance(data, Bytes), "it was brought by another"
         self._in.write(slots, layers, data)
 
     def warm_up(self) -> None:
@@ -112,6 +159,9 @@ class PinnedPages:
         assert copy is not None, "nothing else is under way"
         copy.take(body)
         self.write(slots, layers, body)
+        if self._share is not None:  # and the one that counts on bodies which stay on the device
+            slab = self._cache.pages.view(-1)[:64].view(torch.uint8)
+            checksum_into(slab, torch.empty(1, dtype=torch.int64, device=slab.device))
 
 
 def handoff_pages(cache: KVCache) -> HostPages | PinnedPages:

@@ -15,10 +15,13 @@ from random import Random
 import numpy as np
 import torch
 
+from kernels.slab_checksum import checksum_numpy
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.staging import PinnedPages
+from pagewire.engine.staging_borrowed import BroughtSlab, MappedBlocks
 from pagewire.engine.staging_lane import Queue
 from pagewire.engine.staging_out import PinnedCopy
+from pagewire.engine.staging_share import HEAD_BYTES, Shared
 from pagewire.layout import KVLayout
 
 Use = tuple[str, str]  # a fence's name and what it is used for: "passed", "wait", or a queue that it holds
@@ -144,15 +147,33 @@ class Fence:
 # --- stories: what a node does, in any order, and what it must find -----------------------------------------
 
 
+class OneShare:
+    """Memory that the other process has: ``lent`` is what it sees of ours, ``theirs`` what we map."""
+
+    def __init__(self) -> None:
+        self.lent = torch.empty(0)
+        self.theirs = torch.full((HEAD_BYTES + (1 << 14),), 0x55, dtype=torch.uint8)
+
+    def lend(self, size: int) -> Shared:
+        self.lent = torch.full((HEAD_BYTES + size,), 0x55, dtype=torch.uint8)
+        return Shared(self.lent[HEAD_BYTES:], b"")
+
+    def map(self, offer: bytes) -> torch.Tensor:
+        return self.theirs
+
+
 class World:
     """Pages on the device, and beside them what they would be had all been done at once."""
 
-    def __init__(self, random: Random, deaf: Use | None, **sizes: int) -> None:
+    def __init__(self, random: Random, deaf: Use | None, indices: int = 2, **sizes: int) -> None:
         self.random, self.device = random, Device(random, deaf)
         self.cache = KVCache(LAYOUT, PAGES, PAGE_SIZE)
         self.shadow = KVCache(LAYOUT, PAGES, PAGE_SIZE)
         most = LAYOUT.layers * TOKENS * CELL
-        self.pages = PinnedPages(self.cache, self.device, size=most, indices=2, **sizes)
+        self.shared = OneShare()
+        self.pages = PinnedPages(
+            self.cache, self.device, self.shared, size=most, block=most + -most % 8, indices=indices, **sizes
+        )
 
     def part(self, but: Iterable[int] = ()) -> Part:
         """Some slots, none of them of ``but``, and some layers."""
@@ -241,6 +262,92 @@ def pages_come_in(random: Random, deaf: Use | None = None, turns: int = 30) -> D
                 if random.random() < 0.8:
                     world.shadow.write(slots, layers, data)
                     world.pages.write(slots, layers, body)
+    world.device.finish()
+    assert all(seen), "a kernel saw other bytes"
+    every = np.arange(PAGES * PAGE_SIZE)
+    assert world.cache.read(every) == world.shadow.read(every), "other bytes were written"
+    return world.device
+
+
+def slabs_are_lent(random: Random, deaf: Use | None = None, turns: int = 40) -> Device:
+    """As ``pages_go_out``, but the slabs stay in blocks that another process reads when it is told to. Then
+    the block is free again.
+    """
+    world, kept = World(random, deaf, indices=1, out=1, into=1, blocks_out=3), list[Published]()
+    lender = world.pages.lender()
+    assert lender is not None
+    blocks = lender.lend()
+    assert blocks is not None
+    free, read = deque(range(3)), dict[int, Published]()
+    for _ in range(turns):
+        but = [slot for each in kept for slot in each.part[0]]
+        each = random.choice(kept) if kept else None
+        match random.choice(
+            ["compute", "publish", "publish", *["begin"] * 4, *["send"] * 2, "drop", "retract"]
+        ):
+            case "compute" if len(but) < PAGES * PAGE_SIZE:
+                world.compute(*world.part(but))
+            case "publish" if len(but) < PAGES * PAGE_SIZE:
+                part = world.part(but)
+                kept.append(Published(part, world.compute(*part), world.pages.mark()))
+            case "begin" if each is not None and free and blocks.done(free[0]) and each.mark.passed():
+                read[block := free.popleft()] = each
+                blocks.read(block, *each.part)
+            case "send" if read and blocks.done(block := random.choice(list(read))):
+                wanted, at = read.pop(block).wanted, blocks.offset(block)
+                assert world.shared.lent[at : at + len(wanted)].numpy().tobytes() == wanted, "other bytes"
+                assert blocks.checksum(block) == checksum_numpy(wanted), "another checksum"
+                free.append(block)
+            case "drop" if read:
+                read.pop(block := random.choice(list(read)))
+                free.append(block)
+            case "retract" if each is not None:
+                kept.remove(each)
+                for block in [block for block, of in read.items() if of is each]:
+                    del read[block]
+                    free.append(block)
+                world.compute(*each.part)
+    return world.device
+
+
+def slabs_are_borrowed(random: Random, deaf: Use | None = None, turns: int = 30) -> Device:
+    """Slabs are brought from memory that is another's again as soon as they have been waited for; some are
+    found wrong, or are not even looked at. Kernels read and write the pages.
+    """
+    world, seen = World(random, deaf, indices=1, out=1, into=1, blocks_in=2), []
+    borrower = world.pages.borrower()
+    assert borrower is not None
+    mapped: MappedBlocks = borrower.map(b"")
+    begun: deque[tuple[BroughtSlab, Part, bytes, slice]] = deque()
+    brought = 0
+    for _ in range(turns):
+        slots, layers = world.part()
+        match random.choice(["compute", "read", *["bring"] * 4, *["write"] * 3, "close"]):
+            case "compute":
+                world.compute(slots, layers)
+            case "read":
+                wanted = bytes(world.shadow.read(slots, layers))
+                world.device.run(
+                    Queue.COMPUTE,
+                    lambda p=(slots, layers), w=wanted: seen.append(bytes(world.cache.read(*p)) == w),
+                )
+            case "bring" if len(begun) < 2:
+                data, start = bytes(world.bytes(slots, layers)), HEAD_BYTES + 4096 * (brought % 2)
+                place, brought = slice(start, start + len(data)), brought + 1
+                world.shared.theirs[place] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                begun.append((mapped.bring(start, len(data)), (slots, layers), data, place))
+            case "write" if begun:
+                slab, part, data, place = begun.popleft()
+                if random.random() < 0.8:
+                    assert slab.checksum() == checksum_numpy(data), "another checksum"
+                    world.shadow.write(*part, data)
+                    world.pages.write(*part, slab)
+                slab.wait()
+                world.shared.theirs[place] = 0x55
+            case "close" if not begun:
+                mapped.close()
+                world.shared.theirs[:] = 0x55  # it is nobody's
+                mapped = borrower.map(b"")
     world.device.finish()
     assert all(seen), "a kernel saw other bytes"
     every = np.arange(PAGES * PAGE_SIZE)

@@ -10,7 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from staging_device import Device, Place, Use, pages_come_in, pages_go_out
+from staging_device import (
+    Device,
+    Place,
+    Use,
+    pages_come_in,
+    pages_go_out,
+    slabs_are_borrowed,
+    slabs_are_lent,
+)
 
 from pagewire.engine import staging_buffer
 from pagewire.engine.kv_cache import KVCache
@@ -32,8 +40,10 @@ ORDER: dict[Story, set[Use]] = {
         ("brought", "wait"),
     },
     pages_come_in: {("copied", "COMPUTE"), ("copied", "wait"), ("scattered", "COPIES"), ("brought", "wait")},
+    slabs_are_lent: {("computed", "passed"), ("read", "passed"), ("brought", "wait")},
+    slabs_are_borrowed: {("copied", "wait"), ("scattered", "MOVES"), ("brought", "wait")},
 }
-ASKED = {("arrived", "passed")}
+ASKED = {("arrived", "passed"), ("unmapped", "wait")}
 
 
 def filled() -> KVCache:

@@ -1,0 +1,43 @@
+"""What stands in the tests for memory of a GPU that another process can map: a file that both map."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from pagewire.engine.staging_share import HEAD_BYTES, Shared
+from pagewire.errors import RemoteProtocolError
+
+
+class FileShare:
+    """Between all who have ``folder``; ``refuses``: neither lends nor maps."""
+
+    def __init__(self, folder: Path, refuses: str = "") -> None:
+        self.folder, self.refuses = folder, refuses
+        self.lent: list[torch.Tensor] = []
+        self.mapped: list[Path] = []
+
+    def lend(self, size: int) -> Shared:
+        if self.refuses == "lend":
+            raise RemoteProtocolError("there is nothing to be lent")
+        fd, name = tempfile.mkstemp(dir=self.folder)
+        os.ftruncate(fd, HEAD_BYTES + size)
+        self.lent.append(_memory(fd))
+        return Shared(self.lent[-1][HEAD_BYTES:], name.encode())
+
+    def map(self, offer: bytes) -> torch.Tensor:
+        path = Path(offer.decode())
+        if self.refuses == "map" or path.parent != self.folder:
+            raise RemoteProtocolError("it is out of reach")
+        self.mapped.append(path)
+        return _memory(os.open(path, os.O_RDWR))
+
+
+def _memory(fd: int) -> torch.Tensor:
+    memory = mmap.mmap(fd, 0)
+    os.close(fd)
+    return torch.frombuffer(memory, dtype=torch.uint8)
