@@ -243,7 +243,6 @@ class Sender:
         if len(t.staged) >= _STAGED or (part := t.next_part()) is None:
             return False
         if (copy := self._begin(t, part)) is None:
-            self._more = True  # nobody tells when earlier copies are done
             return False
         t.stage(part, copy)
         return True
@@ -251,9 +250,14 @@ class Sender:
     def _begin(self, t: Outgoing, part: Part) -> Copy | DirectCopy | None:
         """Towards the host's memory, or where the receiver's device takes it from."""
         slots, size = t.slots[part.tokens], part.nbytes(self._layout)
+        copy: Copy | DirectCopy | None
         if (lent := self._transport.direct(t.peer, size)) is not None:
-            return lent.begin(slots, part.layers, size)
-        return self._store.begin(slots, part.layers)
+            copy, busy = lent.begin(slots, part.layers, size), lent.busy
+        else:
+            copy, busy = self._store.begin(slots, part.layers), True
+        if copy is None and busy:
+            self._more = True  # nobody tells when earlier copies are done
+        return copy
 
     def _send_staged(self, t: Outgoing) -> int:
         """Send the next frame of ``t`` if it has been read. Returns the bytes sent.

@@ -4,6 +4,9 @@ Copies of 2, 8 and 32 MiB go through the staging path: out of pages (gather, cop
 (copy to the device, scatter) from where a frame landed in pinned memory. The host's part on top is one copy
 into the wire's memory, or from it. The last figures are of a prompt of 2,048 tokens of Llama-3-8B, in 8
 groups of layers that leave while the next ones are computed: products of the model's size stand for those.
+
+From device to device: what the two devices do for a frame, each alone, beside a copy of as many bytes, with
+both ends' memory in this process; and then all of it between two processes, beside the way through the host.
 """
 
 from __future__ import annotations
@@ -16,11 +19,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.gpu import handoff_far
 from benchmarks.gpu.case import Case, Reading, Target, World, relative_error
+from kernels.slab_checksum import checksum_into
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.staging import BUFFERS_IN, BUFFERS_OUT, PinnedPages
+from pagewire.engine.staging_borrowed import BroughtSlab
 from pagewire.engine.staging_lane import CudaLane, Fence, Lane, PlainLane, Queue
 from pagewire.engine.staging_out import PinnedCopy
+from pagewire.engine.staging_share import HEAD_BYTES, Shared
 from pagewire.layout import KVLayout
 
 MIB = 1 << 20
@@ -177,6 +184,15 @@ def cases(world: World) -> Iterator[Case | Reading]:
         shape=f"{layout.model}, {shape.tokens} tokens, {shape.groups} groups of layers",
         read=lambda: Prompt(world, shape).read(),
     )
+    name = f"{layout.model}, {shape.tokens} tokens, frames of {shape.frame >> 10} KiB"
+    yield Reading(
+        kernel="handoff, device to device, each end", shape=name, read=lambda: Direct(world, shape).read()
+    )
+    yield Reading(
+        kernel="handoff, device to device, two processes",
+        shape=name,
+        read=lambda: handoff_far.read(world.device, layout, shape.tokens, shape.frame),
+    )
 
 
 def _copies(bench: Bench, shape: str) -> Iterator[Case]:
@@ -270,4 +286,108 @@ class Prompt:
 
     def finish(self) -> None:
         if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class Own:
+    """What is lent and what is mapped is the same memory, of this process: CUDA IPC maps no memory twice."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def lend(self, size: int) -> Shared:
+        self.memory = torch.zeros(HEAD_BYTES + size, dtype=torch.uint8, device=self._device)
+        return Shared(self.memory[HEAD_BYTES:], b"")
+
+    def map(self, offer: bytes) -> torch.Tensor:
+        return self.memory
+
+
+class Direct:
+    """Each end's part of the way from device to device, with what its host does for it."""
+
+    AHEAD = 8  # frames that are begun before the first of them is waited for
+
+    def __init__(self, world: World, shape: Shape) -> None:
+        self.world, self.shape = world, shape
+        self.frames = [frame for group in shape.frames() for frame in group]
+        cache = KVCache(shape.layout, shape.tokens // 16, 16, world.device)
+        cache.pages.view(torch.int16).random_(0, 0x3F00)
+        lane = CudaLane(world.device) if world.device.type == "cuda" else PlainLane()
+        self.pages = PinnedPages(cache, lane, Own(world.device), size=shape.frame, block=shape.frame)
+        self.pages.warm_up()
+        lender, borrower = self.pages.lender(), self.pages.borrower()
+        assert lender is not None
+        assert borrower is not None
+        blocks = lender.lend()
+        assert blocks is not None
+        self.blocks, self.mapped = blocks, borrower.map(blocks.offer)
+        self.sums: list[int] = []
+
+    def read(self) -> Mapping[str, float | int | str]:
+        size = self.shape.frame
+        slab, other = (torch.empty(size, dtype=torch.uint8, device=self.world.device) for _ in range(2))
+        out = torch.empty(1, dtype=torch.int64, device=self.world.device)
+        times = {
+            "lend": self.best(self.lend),
+            "borrow": self.best(self.borrow),
+            "checksum": self.best(lambda: self.each(lambda: checksum_into(slab, out))),
+            "copy": self.best(lambda: self.each(lambda: other.copy_(slab))),
+        }
+        figures: dict[str, float | int | str] = {
+            f"{name}_GBps": self.shape.nbytes / seconds / 1e9 for name, seconds in times.items()
+        }
+        return {**figures, "frames": len(self.frames), "frame_us": times["borrow"] / len(self.frames) * 1e6}
+
+    def each(self, run: Callable[[], object]) -> None:
+        for _ in self.frames:
+            run()
+
+    def lend(self) -> None:
+        """Gather and checksum, one block after the other, each used again when it is done."""
+        count, sums = self.blocks.count, list[int]()
+        for number, frame in enumerate(self.frames):
+            if number >= count:
+                sums.append(self.sum(number - count))
+            self.blocks.read(number % count, *frame)
+        for number in range(max(0, len(self.frames) - count), len(self.frames)):
+            sums.append(self.sum(number))
+        self.sums = sums
+
+    def sum(self, number: int) -> int:
+        while not self.blocks.done(number % self.blocks.count):
+            pass
+        return self.blocks.checksum(number % self.blocks.count)
+
+    def borrow(self) -> None:
+        """Copy, checksum and scatter; what lies in the blocks is the same each time."""
+        begun: deque[tuple[int, Frame, BroughtSlab]] = deque()
+        for number, frame in enumerate(self.frames):
+            block = number % self.blocks.count
+            slab = self.mapped.bring(self.blocks.offset(block), self.shape.frame)
+            begun.append((block, frame, slab))
+            if len(begun) == self.AHEAD:
+                self.put(*begun.popleft())
+        while begun:
+            self.put(*begun.popleft())
+
+    def put(self, block: int, frame: Frame, slab: BroughtSlab) -> None:
+        if slab.checksum() != self.blocks.checksum(block):
+            raise RuntimeError("what was brought is not what was lent")
+        self.pages.write(*frame, slab)
+
+    def best(self, run: Callable[[], None]) -> float:
+        """Seconds: the median of five, each begun and ended with an idle device."""
+        run()
+        taken = []
+        for _ in range(5):
+            self.finish()
+            began = time.perf_counter()
+            run()
+            self.finish()
+            taken.append(time.perf_counter() - began)
+        return sorted(taken)[2]
+
+    def finish(self) -> None:
+        if self.world.device.type == "cuda":
             torch.cuda.synchronize()

@@ -131,6 +131,11 @@ class Lent:
         """Blocks that are not free."""
         return self._blocks.count - len(self._free)
 
+    @property
+    def busy(self) -> bool:
+        """A block is free but for what the device still does there. Of all others somebody will say so."""
+        return bool(self._free)
+
     def fits(self, size: int) -> bool:
         return size <= self._blocks.size
 

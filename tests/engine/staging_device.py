@@ -282,9 +282,8 @@ def slabs_are_lent(random: Random, deaf: Use | None = None, turns: int = 40) -> 
     for _ in range(turns):
         but = [slot for each in kept for slot in each.part[0]]
         each = random.choice(kept) if kept else None
-        match random.choice(
-            ["compute", "publish", "publish", *["begin"] * 4, *["send"] * 2, "drop", "retract"]
-        ):
+        does = ["compute", "publish", "publish", *["begin"] * 4, "send", "send", "drop", "retract"]
+        match random.choice(does):
             case "compute" if len(but) < PAGES * PAGE_SIZE:
                 world.compute(*world.part(but))
             case "publish" if len(but) < PAGES * PAGE_SIZE:
