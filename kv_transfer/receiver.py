@@ -128,7 +128,9 @@ class Receiver:
             self._acts.fire(t, Event.DO_ABORT)
 
     def poll(self, now: float) -> list[ReceiverEvent]:
-        """Take in what has arrived, write what is good, sweep deadlines. Never blocks."""
+        """Take in what has arrived, write what is good, sweep deadlines. Never blocks, but for a device that
+        still copies what is to be written.
+        """
         self._acts.now = now
         self._began = self._stopwatch()
         for arrived in self._transport.receive():

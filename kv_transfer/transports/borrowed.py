@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 
 from kv_transfer.transports.base import Peer
 from kv_transfer.transports.direct import AHEAD, MARK, NUMBER, Borrower, Brought, Mapped, Ref
@@ -53,13 +53,16 @@ class Borrowed:
                 yield begun.popleft()
         yield from begun
 
-    def taken(self) -> list[tuple[Peer, bytes]]:
-        """What has been brought since this was asked last and was waited for: ``Lent.took`` reads it."""
-        took = [(peer, b"".join(map(NUMBER.pack, blocks))) for peer, blocks in self._took.items()]
-        self._took.clear()
-        return took
+    def give_back(self, say: Callable[[Peer, bytes], bool]) -> None:
+        """What has been brought was waited for: ``say`` so in a word that ``Lent.took`` reads. What could not
+        be said is said again.
+        """
+        for peer, blocks in list(self._took.items()):
+            if say(peer, b"".join(map(NUMBER.pack, blocks))):
+                del self._took[peer]
 
     def forget(self, peer: Peer) -> None:
+        self._took.pop(peer, None)
         if (mapped := self._mapped.pop(peer, None)) is not None:
             mapped.close()
 

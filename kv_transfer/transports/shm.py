@@ -106,8 +106,7 @@ class ShmListener:
                     yield arrived(message)
         for peer, end in free.items():
             self._router.send(peer, (b"", _FREE + end.to_bytes(8, "little")))
-        for peer, blocks in self._borrowed.taken():
-            self._router.send(peer, (b"", direct.TOOK + blocks))
+        self._borrowed.give_back(lambda peer, blocks: self._router.send(peer, (b"", direct.TOOK + blocks)))
 
     def lost(self, peers: Collection[Peer]) -> list[Peer]:
         gone = self._router.lost({*peers, *self._rings, *self._borrowed.peers})

@@ -130,7 +130,7 @@ class PinnedPages:
         return LentPages(self._cache, self.lane, self._takes, self._share, self._blocks_out, self._block)
 
     def borrower(self) -> BorrowedPages | None:
-        """For ``kv_transfer.open_receiver``. Takes 64 MiB of the device's memory."""
+        """For ``kv_transfer.open_receiver``. Takes 64 MiB of the device's memory when a link is made."""
         if self._share is not None and self._borrowed is None:
             self._borrowed = BorrowedPages(
                 self._cache, self.lane, self._puts, self._share, self._blocks_in, self._block

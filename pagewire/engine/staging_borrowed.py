@@ -75,30 +75,39 @@ class BroughtSlab:
 
 
 class BorrowedPages:
-    """``count`` slabs of ``size`` bytes for all links, allocated once."""
+    """``count`` slabs of ``size`` bytes for all links, allocated when the first one is made."""
 
     def __init__(
         self, cache: KVCache, lane: Lane, index: SlotIndex, share: Share, count: int, size: int
     ) -> None:
         """``index`` is for COMPUTE."""
-        self._groups, self._lane, self._index, self._share = Groups(cache), lane, index, share
-        memory, sums = lane.device(count * size), lane.device(8 * count).view(torch.int64)
+        self._cache, self._groups, self._lane, self._index = cache, Groups(cache), lane, index
+        self._share, self._count, self._size = share, count, size
+        self._ring: deque[Slab] = deque()  # the next one first
+
+    def map(self, offer: bytes) -> MappedBlocks:
+        """Raises RemoteProtocolError."""
+        memory = self._share.map(offer)
+        try:
+            self._ring = self._ring or self._slabs()
+        except RuntimeError as error:
+            raise RemoteProtocolError("there is no memory for what would be brought from there") from error
+        return MappedBlocks(self, memory, self._lane.fence("unmapped"))
+
+    def _slabs(self) -> deque[Slab]:
+        lane, count = self._lane, self._count
+        memory, sums = lane.device(count * self._size), lane.device(8 * count).view(torch.int64)
         seen = lane.host(8 * count).view(torch.int64)
-        self._size = size
-        self._ring = deque(  # the next one first
+        return deque(
             Slab(
-                Buffer(part, part, cache.pages),  # no host's part
+                Buffer(part, part, self._cache.pages),  # no host's part
                 sums[at : at + 1],
                 seen[at : at + 1],
                 lane.fence("copied"),
                 lane.fence("scattered"),
             )
-            for at, part in enumerate(memory.view(count, size))
+            for at, part in enumerate(memory.view(count, self._size))
         )
-
-    def map(self, offer: bytes) -> MappedBlocks:
-        """Raises RemoteProtocolError."""
-        return MappedBlocks(self, self._share.map(offer), self._lane.fence("unmapped"))
 
     def bring(self, source: torch.Tensor) -> BroughtSlab:
         """Begin to copy ``source`` [n] uint8. Six calls of the device."""

@@ -7,6 +7,7 @@ sender publishes ``half`` of the prompt, or all of it and commits. Either stays 
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -70,6 +71,7 @@ def reserve(sender: Sender, address: str) -> None:
 
 
 def main(where: str, role: str, address: str, half: bool) -> None:
+    logging.basicConfig(level=logging.INFO)
     end = a_sender(where) if role == "sender" else a_receiver(where, address)[0]
     if role == "sender":
         reserve(end, address)

@@ -1,5 +1,6 @@
-"""The way from device to device, with a file that both ends map in place of a GPU's memory: pages to pages,
-through the socket of ``shm``, and what goes wrong there. ``test_cuda_ipc`` walks it on a GPU.
+"""The way from device to device with both ends in one process: pages to pages, through the socket of ``shm``,
+and what goes wrong there. Without a GPU, a file that both ends map stands for its memory. ``test_cuda_ipc``
+has two processes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lent_memory import FileShare
+from lent_memory import FileShare, OwnShare
 
 from kv_transfer import (
     Done,
@@ -37,20 +38,25 @@ LAYOUT = KVLayout(layers=4, kv_heads=2, head_dim=16, dtype="float16", model="m")
 TOKENS, SLOTS, BLOCK = 500, 512, 8192
 LIMITS = Limits(frame_bytes=BLOCK)
 SMALL = {"size": 1 << 16, "out": 2, "into": 2}
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
 
 
 def some_pages(page_size: int, share: FileShare | None, *, filled: bool) -> tuple[KVCache, PinnedPages]:
-    cache = KVCache(LAYOUT, SLOTS // page_size, page_size)
+    cache = KVCache(LAYOUT, SLOTS // page_size, page_size, DEVICE)
     if filled:
         cache.pages.copy_(torch.randn(cache.pages.shape).half())
-    return cache, PinnedPages(cache, None, share, block=BLOCK, **SMALL)
+    pages = PinnedPages(cache, None, share, block=BLOCK, **SMALL)
+    pages.warm_up()
+    return cache, pages
 
 
 class Pair:
     """A prefill and a decode node's ends in this process, and one prompt's KV."""
 
     def __init__(self, folder: Path, lends: str = "", maps: str = "", limits: Limits = LIMITS) -> None:
-        self.ours, self.theirs = FileShare(folder, lends), FileShare(folder, maps)
+        share = OwnShare if GPU else FileShare
+        self.ours, self.theirs = share(folder, lends), share(folder, maps)
         self.source, pages = some_pages(16, self.ours, filled=True)
         self.listen("d", limits)
         self.dialer = open_sender(None, pages.lender())
@@ -95,11 +101,11 @@ class Pair:
         return any(isinstance(event, kind) for event in self.seen)
 
     def whole(self) -> bool:
-        landed = self.target.pages.flatten(2, 3)[:, :, torch.from_numpy(self.give)]
+        source, target = (each.pages.cpu().flatten(2, 3) for each in (self.source, self.target))
         other = np.setdiff1d(np.arange(SLOTS), self.give)
-        untouched = not self.target.pages.flatten(2, 3)[:, :, torch.from_numpy(other)].any()
+        untouched = not target[:, :, torch.from_numpy(other)].any()
         return untouched and torch.equal(
-            landed, self.source.pages.flatten(2, 3)[:, :, torch.from_numpy(self.take)]
+            target[:, :, torch.from_numpy(self.give)], source[:, :, torch.from_numpy(self.take)]
         )
 
     def close(self) -> None:
@@ -178,6 +184,8 @@ def test_a_damaged_slab_is_counted_and_writes_no_page(pair: Callable[..., Pair],
     two = pair()
     memory = on_its_way(two)
     memory[4096 + 1000] ^= bit
+    if GPU:
+        torch.cuda.synchronize()
     two.until(lambda: two.saw(Dropped), sends=False)
     assert two.receiver.counts.corrupt == 1
     assert [event.code for event in two.seen if isinstance(event, Dropped)] == ["corrupt"]
@@ -191,7 +199,10 @@ def test_a_block_that_is_used_again_too_early_is_found_out(pair: Callable[..., P
     lent = two.shared.lent
     lent.took(NUMBER.pack(0))  # which nobody said
     lent._free.appendleft(lent._free.pop())
-    assert lent.begin(two.take[-10:], slice(2, 4), 1280) is not None
+    copy = lent.begin(two.take[-10:], slice(2, 4), 1280)
+    assert copy is not None
+    while not copy.ready():
+        pass
     two.until(lambda: two.saw(Dropped), sends=False)
     assert two.receiver.counts.corrupt == 1
     assert not two.target.pages.any()
