@@ -1,4 +1,4 @@
-"""What is offered of a GPU's memory and what is taken from an offer, without a GPU: torch's part is put aside."""
+"""What is offered of a GPU's memory, and what is taken from an offer. torch's part is stood in for."""
 
 from __future__ import annotations
 
@@ -119,10 +119,10 @@ def test_other_memory_than_was_offered_is_refused(cuda: Torch) -> None:
 def test_what_cuda_refuses_is_told_in_a_line(cuda: Torch) -> None:
     lent = a_share().lend(1000)
     cuda.fails = "map"
-    with pytest.raises(RemoteProtocolError, match="cannot be mapped: CUDA error: invalid device context$"):
+    with pytest.raises(RemoteProtocolError, match=r"cannot be mapped: CUDA error: invalid device context$"):
         a_share().map(lent.offer)
     cuda.fails = "lend"
-    with pytest.raises(RemoteProtocolError, match="cannot be lent: CUDA error: not supported$"):
+    with pytest.raises(RemoteProtocolError, match=r"cannot be lent: CUDA error: not supported$"):
         a_share().lend(1000)
 
 
