@@ -35,8 +35,12 @@ def far(where: str) -> Iterator[Start]:
     children: list[subprocess.Popen[str]] = []
 
     def start(*words: str) -> subprocess.Popen[str]:
-        root = Path(__file__).parents[2]
-        env = os.environ | {"PYTHONPATH": f"{root}:{Path(__file__).parent}"}
+        folders = [
+            str(Path(__file__).parents[2]),
+            str(Path(__file__).parent),
+            os.environ.get("PYTHONPATH", ""),
+        ]
+        env = os.environ | {"PYTHONPATH": ":".join(filter(None, folders))}
         command = [sys.executable, str(Path(__file__).with_name("direct_far.py")), where, *words]
         children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env))
         return children[-1]
