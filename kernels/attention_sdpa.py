@@ -17,6 +17,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from kernels import tuned
 from kernels.attention_meta import AttentionMeta
+from kernels.kv_pages import gather
 
 OWN, FLASH, CUDNN = 0, 1, 2  # what "by" of an entry says
 DEFAULT = {"by": OWN}
@@ -44,17 +45,23 @@ def attend_chunk(
     kv_layer: torch.Tensor,
     meta: AttentionMeta,
     sequence: int,
-    out: torch.Tensor,
     scale: float,
     way: int,
-) -> None:
-    """Rows of one sequence of ``q[T, Hq, D]`` over its pages of ``kv_layer`` into ``out[T, Hq, D]``."""
-    context = meta.context_lens[sequence]
+) -> torch.Tensor:
+    """Rows of one sequence of ``q[T, Hq, D]`` over its pages of ``kv_layer`` -> ``[n, Hq, D]``."""
     rows = slice(meta.query_starts[sequence], meta.query_starts[sequence + 1])
-    pages = meta.page_tables[sequence, : -(-context // meta.page_size)].to(q.device, torch.int64)
-    # Whole pages are copied: a key's KV heads lie together, so what SDPA sees is a view of the copy.
-    k, v = kv_layer.index_select(1, pages).flatten(1, 2)[:, :context].transpose(1, 2).unsqueeze(1)
-    out[rows] = attend_contiguous(q[rows].transpose(0, 1)[None], k, v, scale, way)[0].transpose(0, 1)
+    slots = meta.once(("slots", sequence), lambda: _slots(meta, sequence, q.device))
+    # [2, Hkv, c, D]: a key's KV heads lie together in the copy, so what SDPA sees is a view of it.
+    k, v = gather(kv_layer[None], slots)[0].transpose(1, 2)
+    return attend_contiguous(q[rows].transpose(0, 1)[None], k[None], v[None], scale, way)[0].transpose(0, 1)
+
+
+def _slots(meta: AttentionMeta, sequence: int, device: torch.device) -> torch.Tensor:
+    """[c] int64, for all layers."""
+    context = meta.context_lens[sequence]
+    pages = meta.page_tables[sequence, : -(-context // meta.page_size)].to(device, torch.int64)
+    within = torch.arange(meta.page_size, device=device)
+    return (pages[:, None] * meta.page_size + within).flatten()[:context]
 
 
 def attend_contiguous(

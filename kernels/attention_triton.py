@@ -56,6 +56,9 @@ def attend(
     kind = _Kind(q.shape[1], kv_layer.shape[3], q.shape[2], q.dtype, kv_layer.dtype, window, q.device)
     use = attention_prefill.use_of(kind.dim, kind.dtype, kind.kv_dtype, kind.device)
     step = meta.once(kind, lambda: _captured(meta, kind) if meta.device else _plan(meta, kind, use))
+    if len(step.others) == len(meta.context_lens) == 1:  # nothing to put together
+        ((sequence, way),) = step.others
+        return attention_sdpa.attend_chunk(q, kv_layer, meta, sequence, scale, way)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if step.tiles.shape[0]:
         attention_prefill.attend_tiles(
@@ -64,7 +67,8 @@ def attend(
     if step.singles is not None:
         attention_decode.attend_singles(q, kv_layer, step.singles, out, scale, scales)
     for sequence, way in step.others:
-        attention_sdpa.attend_chunk(q, kv_layer, meta, sequence, out, scale, way)
+        rows = slice(meta.query_starts[sequence], meta.query_starts[sequence + 1])
+        out[rows] = attention_sdpa.attend_chunk(q, kv_layer, meta, sequence, scale, way)
     return out
 
 

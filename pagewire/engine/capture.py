@@ -6,6 +6,7 @@ memory; knows no step.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,14 @@ class Captures:
         piece()  # what is compiled or set up on first use may not be captured
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            piece()
+        collects = gc.isenabled()
+        gc.disable()  # a graph of an earlier engine that is dropped now would spoil this one
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                piece()
+        finally:
+            if collects:
+                gc.enable()
         return graph.replay
 
 

@@ -70,6 +70,7 @@ def test_any_captured_step_agrees_with_the_reference_in_float64(
         got = attention_triton.attend(q.to(DEVICE), kv_layer.to(DEVICE), meta, dim**-0.5, window, moved)
     rows, plan = captured(world, contexts).on_host()
     want = torch.zeros(q.shape, dtype=torch.float64)
+    rows = rows.cpu()
     want[rows] = paged_attention_reference(q.double()[rows], kv_layer, plan, dim**-0.5, window, scales)
     assert torch.equal(got.cpu() == 0, want == 0)
     assert wrong(got.cpu(), want) < TOLERANCE[dtype] or not sum(contexts)
