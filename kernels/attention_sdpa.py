@@ -37,7 +37,8 @@ def way_of(
     if meta.deterministic or rows == 1 or window is not None or (device.type == "cuda" and not fused):
         return OWN
     context = meta.context_lens[sequence]
-    return tuned.config("prefill_attention", shape_of(dim, rows, context), DEFAULT, device)["by"]
+    way = tuned.config("prefill_attention", shape_of(dim, rows, context), DEFAULT, device)["by"]
+    return OWN if way == CUDNN and rows != context else way
 
 
 def attend_chunk(
