@@ -49,7 +49,7 @@ def apart(world: World, transport: str) -> Mapping[str, float | int | str]:
         return {"not measured": "not installed here: " + ", ".join(missing)}
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder), TINY if world.tiny else models.QWEN3_06B)
-        prompts, requests = ("16,40", "2") if world.tiny else ("64,512,2048,8192", "10")
+        prompts, requests = ("16,40", "2") if world.tiny else ("512,2048,8192", "8")
         out = Path(folder) / "handoff.json"
         serve = f"--load-format dummy --transport {transport}"
         if world.tiny:
