@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from decode_node.loop import DecodeNode
-from kv_transfer import Receiver, open_receiver
+from kv_transfer import Limits, Receiver, open_receiver
 from pagewire.engine.build import Built
 from pagewire.engine.staging import handoff_pages
 from pagewire.messages import Epoch
@@ -18,6 +20,16 @@ def run(options: NodeOptions) -> None:
 
 def _listen(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Receiver, str]:
     pages = handoff_pages(built.engine.runner.cache)
-    listener = open_receiver(options.handoff, secret, pages.landing, pages.borrower())
-    receiver = Receiver(listener, pages, built.layout, epoch)
+    borrower = pages.borrower() if options.direct_handoff else None
+    listener = open_receiver(options.handoff, secret, pages.landing, borrower)
+    receiver = Receiver(listener, pages, built.layout, epoch, limits_for(options, built.device))
     return receiver, receiver.address
+
+
+def limits_for(options: NodeOptions, device: torch.device) -> Limits:
+    """Few large frames where KV passes through pinned memory: beside a GPU each costs the host about 170 us,
+    whatever its size (docs/benchmarks/gpu.md).
+    """
+    if device.type == "cpu" or options.direct_handoff:
+        return Limits()
+    return Limits(max_open=64, frame_bytes=8 << 20, credit_bytes=64 << 20, inflight_bytes=768 << 20)

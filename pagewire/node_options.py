@@ -45,6 +45,7 @@ class NodeOptions:
     async_scheduling: bool | None = None
     cuda_graphs: bool = True
     deterministic: bool = False
+    direct_handoff: bool = False
     threads: int = 1
     niceness: int = 0
     watchdog_s: int = 60

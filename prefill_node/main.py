@@ -18,4 +18,5 @@ def run(options: NodeOptions) -> None:
 
 def _dial(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Sender, str]:
     pages = handoff_pages(built.engine.runner.cache)
-    return Sender(open_sender(secret, pages.lender()), pages, built.layout, epoch), ""
+    lender = pages.lender() if options.direct_handoff else None
+    return Sender(open_sender(secret, lender), pages, built.layout, epoch), ""

@@ -15,6 +15,7 @@ from kv_transfer import Lost, Refused
 from kv_transfer.transports.base import Arrived, Peer
 from kv_transfer.transports.loopback import Loopback
 from pagewire.engine.build import build_engine
+from pagewire.engine.staging import PinnedPages
 from pagewire.mailbox import NODE_TO_NODE
 from pagewire.messages import DECODE, PREFILL, FirstTokens, Handoff, TokenItem, Tokens
 from pagewire.sampling import SamplingParams
@@ -43,6 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _overlapped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything holds when steps begin before the tokens of the last are seen, too."""
     monkeypatch.setattr(one_process, "ahead", request.param)
+    if request.param:  # and KV goes the way that it goes on a GPU
+        monkeypatch.setattr(one_process, "handoff_pages", PinnedPages)
 
 
 def colocated(folder: Path, tokens: list[int], params: SamplingParams, seed: int = 7) -> dict[int, list[int]]:

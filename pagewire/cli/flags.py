@@ -235,6 +235,15 @@ class EngineFlags:
             rich_help_panel="Engine",
         ),
     ] = False
+    direct_handoff: Annotated[
+        bool,
+        typer.Option(
+            "--direct-handoff",
+            help="Between GPUs of one host that reach each other's memory, KV goes without host memory (CUDA "
+            "IPC). Experimental: not yet seen to work on a GPU.",
+            rich_help_panel="Engine",
+        ),
+    ] = False
     no_prefix_caching: Annotated[
         bool,
         typer.Option(
@@ -283,6 +292,7 @@ class EngineFlags:
             async_scheduling=self.async_scheduling,
             cuda_graphs=not self.enforce_eager,
             deterministic=self.deterministic,
+            direct_handoff=self.direct_handoff,
             max_batch_tokens=self.max_num_batched_tokens,
             max_mixed_tokens=self.max_num_mixed_tokens,
             max_num_seqs=self.max_num_seqs,

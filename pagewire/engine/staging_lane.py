@@ -44,6 +44,8 @@ class Fence(Protocol):
 
 
 class Lane(Protocol):
+    """Operations run in inference mode: the views they write through may be made in a step or between two."""
+
     def run(self, queue: Queue, operation: Callable[[], object]) -> None:
         """Give ``operation`` to ``queue``: the device does it, and the host waits for nothing."""
         ...
@@ -76,10 +78,7 @@ class CudaLane:
         }
 
     def run(self, queue: Queue, operation: Callable[[], object]) -> None:
-        if queue is Queue.COMPUTE:
-            operation()
-            return
-        with torch.cuda.stream(self._own[queue]):
+        with torch.inference_mode(), torch.cuda.stream(self._own.get(queue)):
             operation()
 
     def stream(self, queue: Queue) -> torch.cuda.Stream:
@@ -125,7 +124,8 @@ class PlainLane:
     """Without a device that works beside the host: what is given is done at once."""
 
     def run(self, queue: Queue, operation: Callable[[], object]) -> None:
-        operation()
+        with torch.inference_mode():
+            operation()
 
     def fence(self, name: str) -> PlainFence:
         return PlainFence()

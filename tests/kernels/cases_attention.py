@@ -134,7 +134,10 @@ def launches() -> Iterator[Launch]:
             layer, scales = quantise(world, codes, per_token)
         meta = world.meta([30])
         return Launch(
-            name, lambda: attention_triton.attend(q, layer, meta, 0.1, window, scales), tensor_cores=True
+            name,
+            lambda: attention_triton.attend(q, layer, meta, 0.1, window, scales),
+            tensor_cores=True,
+            pipelined=True,
         )
 
     for dim in (64, 128, 256):

@@ -26,4 +26,5 @@ def poison(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Memory in which what a kernel does not write shows."""
     if dtype.is_floating_point and dtype.itemsize > 1:
         return torch.full(shape, float("nan"), dtype=dtype, device=DEVICE)
-    return torch.full(shape, 0x7F, dtype=torch.uint8, device=DEVICE).view(dtype)
+    wide = (*shape[:-1], shape[-1] * dtype.itemsize)
+    return torch.full(wide, 0x7F, dtype=torch.uint8, device=DEVICE).view(dtype)

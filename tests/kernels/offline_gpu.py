@@ -28,6 +28,7 @@ from triton.backends.driver import DriverBase
 from triton.runtime import driver
 
 SHARED_BYTES = {90: 227 << 10}  # that a block may have
+COPIES = "LDGSTS|UTMALDG"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -36,7 +37,10 @@ class Launch(NamedTuple):
 
     name: str
     run: Callable[[], object]
-    tensor_cores: bool = False  # True: its products must be warpgroup instructions (HGMMA, QGMMA, IGMMA)
+    tensor_cores: bool = False
+    """Its products must be warpgroup instructions (HGMMA, QGMMA, IGMMA)."""
+    pipelined: bool = False
+    """They must be fed by asynchronous copies."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def report(chosen: OfflineDriver, launches: Iterator[Launch]) -> list[str]:
             print(
                 f"{launch.name:44} {each.kernel:28} {each.registers:3} registers {each.spilled:5} B spilled"
                 f" {each.shared:6} B shared {each.warpgroup_products:4} warpgroup products"
-                f" {each.count('LDGSTS|UTMALDG'):4} async copies",
+                f" {each.count(COPIES):4} async copies",
                 flush=True,
             )
             if each.spilled:
@@ -176,6 +180,8 @@ def report(chosen: OfflineDriver, launches: Iterator[Launch]) -> list[str]:
                 wrong.append(f"{launch.name}: {each.kernel} needs {each.shared} bytes of shared memory")
         if launch.tensor_cores and found and not any(each.warpgroup_products for each in found):
             wrong.append(f"{launch.name}: its products are no warpgroup instructions")
+        if launch.pipelined and found and not any(each.count(COPIES) for each in found):
+            wrong.append(f"{launch.name}: its loads are not pipelined")
     return wrong
 
 
