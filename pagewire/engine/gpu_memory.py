@@ -14,7 +14,7 @@ import torch
 
 from pagewire.errors import ConfigError
 
-RESERVE = 1 << 30  # the CUDA context, captured graphs, and what the allocator cannot use for its granularity
+RESERVE = 3 << 29  # the CUDA context, captured graphs, slabs of the handoff, the allocator's granularity
 
 
 class Memory(NamedTuple):
