@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pagewire.cli import local
 from pagewire.cli.children import ChildSpec
@@ -18,8 +19,8 @@ def watch(folder: str) -> None:
     """Let ``local`` start ``watched_child`` in the place of ``pagewire.cli.child``."""
     plain = local._spec
 
-    def watched(role: str, name: str, options: Options, *, threads: int) -> ChildSpec:
-        spec = plain(role, name, options, threads=threads)
+    def watched(role: str, name: str, options: Options, **more: Any) -> ChildSpec:
+        spec = plain(role, name, options, **more)
         return replace(spec, argv=(sys.executable, str(CHILD), folder, role, name))
 
     local._spec = watched
