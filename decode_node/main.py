@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from decode_node.loop import DecodeNode
 from kv_transfer import Limits, Receiver, open_receiver
 from pagewire.engine.build import Built
@@ -11,6 +9,10 @@ from pagewire.engine.staging import handoff_pages
 from pagewire.messages import Epoch
 from pagewire.node import run_node
 from pagewire.node_options import NodeOptions
+
+AT_A_GPU = Limits(max_open=64, frame_bytes=8 << 20, credit_bytes=64 << 20, inflight_bytes=768 << 20)
+"""Few large frames where KV passes through pinned memory: beside a GPU each costs the host some 170 us,
+whatever its size (docs/benchmarks/gpu.md)."""
 
 
 def run(options: NodeOptions) -> None:
@@ -22,14 +24,6 @@ def _listen(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | No
     pages = handoff_pages(built.engine.runner.cache)
     borrower = pages.borrower() if options.direct_handoff else None
     listener = open_receiver(options.handoff, secret, pages.landing, borrower)
-    receiver = Receiver(listener, pages, built.layout, epoch, limits_for(options, built.device))
+    large = built.device.type == "cuda" and not options.direct_handoff
+    receiver = Receiver(listener, pages, built.layout, epoch, AT_A_GPU if large else None)
     return receiver, receiver.address
-
-
-def limits_for(options: NodeOptions, device: torch.device) -> Limits:
-    """Few large frames where KV passes through pinned memory: beside a GPU each costs the host about 170 us,
-    whatever its size (docs/benchmarks/gpu.md).
-    """
-    if device.type == "cpu" or options.direct_handoff:
-        return Limits()
-    return Limits(max_open=64, frame_bytes=8 << 20, credit_bytes=64 << 20, inflight_bytes=768 << 20)

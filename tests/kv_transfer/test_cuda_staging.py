@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from kv_transfer import Done, Granted, Landed, Receiver, Reserved, Sender, open_receiver, open_sender
+from decode_node.main import AT_A_GPU
+from kv_transfer import Done, Granted, Landed, Limits, Receiver, Reserved, Sender, open_receiver, open_sender
 from pagewire.engine.kv_cache import KVCache
 from pagewire.engine.staging import PinnedPages
 from pagewire.layout import KVLayout
@@ -24,13 +25,16 @@ TOKENS, SLOTS = 700, 1024
 SECRET = b"0123456789abcdef0123456789abcdef"
 
 
-def some_kv(seed: int) -> torch.Tensor:
+WIDE = KVLayout(layers=6, kv_heads=8, head_dim=128, dtype="bfloat16", model="m")  # 6 MiB a frame
+
+
+def some_kv(seed: int, layout: KVLayout) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
-    return torch.randn(LAYOUT.slab_shape(SLOTS), generator=random).bfloat16().to(DEVICE)
+    return torch.randn(layout.slab_shape(SLOTS), generator=random).bfloat16().to(DEVICE)
 
 
-def cache_of(kv: torch.Tensor, page_size: int) -> KVCache:
-    cache = KVCache(LAYOUT, SLOTS // page_size, page_size, DEVICE)
+def cache_of(kv: torch.Tensor, page_size: int, layout: KVLayout) -> KVCache:
+    cache = KVCache(layout, SLOTS // page_size, page_size, DEVICE)
     cache.pages.copy_(kv.view(cache.pages.shape))
     return cache
 
@@ -42,13 +46,17 @@ def stand() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["shm", "tcp"])
-def test_kv_goes_from_pages_to_pages(scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("layout", "limits"), [(LAYOUT, Limits()), (WIDE, AT_A_GPU)], ids=["small", "large"])
+def test_kv_goes_from_pages_to_pages(
+    scheme: str, layout: KVLayout, limits: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    source, target = cache_of(kv := some_kv(1), 16), cache_of(torch.zeros_like(kv), 32)
+    kv = some_kv(1, layout)
+    source, target = cache_of(kv, 16, layout), cache_of(torch.zeros_like(kv), 32, layout)
     sink, seen = PinnedPages(target), []
     listener = open_receiver("shm://*" if scheme == "shm" else "tcp://127.0.0.1:*", SECRET, sink.landing)
-    receiver = Receiver(listener, sink, LAYOUT, "d")
-    sender = Sender(open_sender(SECRET), PinnedPages(source), LAYOUT, "p", groups=3)
+    receiver = Receiver(listener, sink, layout, "d", limits)
+    sender = Sender(open_sender(SECRET), PinnedPages(source), layout, "p", groups=3)
     take, give = (np.random.default_rng(seed).permutation(SLOTS)[:TOKENS] for seed in (1, 2))
     sender.reserve(receiver.address, TOKENS, b"who", 60.0, time.monotonic())
     stop = time.monotonic() + 60
@@ -62,7 +70,7 @@ def test_kv_goes_from_pages_to_pages(scheme: str, tmp_path: Path, monkeypatch: p
                     receiver.grant(transfer, 0, give)
                 case Granted(transfer):
                     stand()
-                    for layers in range(2, LAYOUT.layers + 1, 2):
+                    for layers in range(2, layout.layers + 1, 2):
                         sender.publish(transfer, take, TOKENS, layers)
                         sender.poll(now)
                     sender.commit(transfer, b"first", now)
