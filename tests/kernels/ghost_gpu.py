@@ -9,7 +9,7 @@ answer and raises, and while a graph is captured so does every copy between host
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -54,6 +54,7 @@ class _Graph:
 
 class _Event:
     def record(self, *_: object) -> None: ...
+    def wait(self, *_: object) -> None: ...
     def synchronize(self) -> None: ...
 
     def query(self) -> bool:
@@ -115,6 +116,7 @@ def ghost() -> Iterator[Ghost]:
         "get_device_capability": lambda *_: (9, 0),
         "synchronize": lambda *_: _outside(made),
         "current_stream": lambda *_: _Stream(),
+        "stream": lambda *_: nullcontext(),
         "Stream": lambda *_, **__: _Stream(),
         "Event": lambda *_, **__: _Event(),
         "graph_pool_handle": lambda: (0, 0),

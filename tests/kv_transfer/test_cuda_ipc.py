@@ -25,8 +25,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(params=["files", pytest.param("cuda", marks=needs_gpu)])
-def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def where(request: pytest.FixtureRequest, tmp_path: Path, sockets: Path) -> str:
     return "cuda" if request.param == "cuda" else str(tmp_path)
 
 

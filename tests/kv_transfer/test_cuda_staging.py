@@ -47,10 +47,7 @@ def stand() -> None:
 
 @pytest.mark.parametrize("scheme", ["shm", "tcp"])
 @pytest.mark.parametrize(("layout", "limits"), [(LAYOUT, Limits()), (WIDE, AT_A_GPU)], ids=["small", "large"])
-def test_kv_goes_from_pages_to_pages(
-    scheme: str, layout: KVLayout, limits: Limits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_kv_goes_from_pages_to_pages(scheme: str, layout: KVLayout, limits: Limits, sockets: Path) -> None:
     kv = some_kv(1, layout)
     source, target = cache_of(kv, 16, layout), cache_of(torch.zeros_like(kv), 32, layout)
     sink, seen = PinnedPages(target), []

@@ -114,8 +114,7 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Pair]]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def pair(tmp_path: Path, sockets: Path) -> Iterator[Callable[..., Pair]]:
     made: list[Pair] = []
 
     def make(**words) -> Pair:

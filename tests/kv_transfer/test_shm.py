@@ -50,8 +50,7 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def pair(sockets: Path) -> Iterator[Pair]:
     made = Pair()
     yield made
     made.dialer.close()
@@ -101,10 +100,7 @@ def test_a_link_can_be_forgotten_while_room_in_its_ring_is_held(pair: Pair) -> N
     room[0] = 1
 
 
-def test_a_body_lands_in_the_memory_that_is_given_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_a_body_lands_in_the_memory_that_is_given_for_it(sockets: Path) -> None:
     asked: list[memoryview] = []
 
     def landing(size: int) -> memoryview:

@@ -34,8 +34,8 @@ ADDRESSES = ["tcp://127.0.0.1:*", "shm://*"]
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def _own_folder(sockets: Path) -> None:
+    """Each test has a folder for itself."""
 
 
 @pytest.fixture
