@@ -13,7 +13,6 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 
 from kernels import tuned
 from kernels.attention_meta import AttentionMeta
@@ -73,6 +72,10 @@ def attend_contiguous(
     cuDNN's mask begins at the first key, so it is for chunks without a prefix only; that of flash attention
     ends at the last.
     """
+    from torch.nn.attention.bias import (
+        causal_lower_right,
+    )  # loads torch's compiler: not where nobody comes here
+
     rows, context = q.shape[2], k.shape[2]
     causal = rows == context
     backend = SDPBackend.CUDNN_ATTENTION if way == CUDNN and causal else SDPBackend.FLASH_ATTENTION

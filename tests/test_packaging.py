@@ -78,6 +78,13 @@ def test_the_command_loads_neither_torch_nor_a_web_server() -> None:
     assert python(f"import sys\nimport pagewire.cli.main\nprint({found})") == "[]"
 
 
+def test_a_node_on_a_cpu_loads_no_compiler() -> None:
+    """torch._dynamo and triton take two seconds and much memory, and are for GPUs."""
+    found = "[m for m in ('triton', 'torch._dynamo') if m in sys.modules]"
+    code = "import torch; torch.cuda.is_available = lambda: False; import prefill_node.main, decode_node.main"
+    assert python(f"import sys; {code}; print({found})") == "[]"
+
+
 def test_one_version() -> None:
     assert PROJECT["project"]["version"] == pagewire.__version__
 
