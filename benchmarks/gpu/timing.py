@@ -46,7 +46,7 @@ def alive(device: torch.device) -> bool:
         torch.cuda.synchronize(device)
         torch.rand(8, device=device)
         return int(torch.ones(8, device=device).sum()) == 8
-    except Exception:
+    except Exception:  # whatever a dead context raises, the answer is no
         return False
 
 
@@ -59,7 +59,7 @@ def timer(runs: Sequence[Run], device: torch.device, graph: bool = True, seconds
         try:
             replay, launches = _captured(runs, _one_reading(in_turn) / len(runs))
             return Timer(_reader(replay, launches, seconds), "graph")
-        except Exception:
+        except Exception:  # what cannot be captured is timed launch by launch
             _mend()
             if not alive(device):
                 raise

@@ -122,7 +122,7 @@ def build_engine(
 
 
 def _largest_step(decoder: AnyDecoder, layout: KVLayout, page_size: int, tokens: int) -> None:
-    """Compute one prompt of ``tokens`` tokens, with pages for just that and the logits of every 64th row."""
+    """Compute one prompt of ``tokens`` tokens, with pages for just that."""
     pages = -(-tokens // page_size)
     runner = ModelRunner(decoder, KVCache(layout, pages, page_size, decoder.device))
     runner.forward(one_prompt(tokens, page_size))
