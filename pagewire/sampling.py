@@ -16,6 +16,18 @@ MAX_STOP = 16
 MAX_STOP_CHARS = 1024  # of one stop string
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 1024
+MAX_GRAMMAR_CHARS = 64 << 10
+GRAMMARS = ("json_schema", "regex", "lark")
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the output must match: ``text`` is a JSON schema, a regular expression, or a grammar in
+    llguidance's dialect of Lark, as ``kind`` says. The matcher's state is the replay of the output tokens.
+    """
+
+    kind: str  # one of GRAMMARS
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +38,8 @@ class SamplingParams:
     context goes. ``seed`` None means that one is drawn at admission; the draw for choice ``c`` at absolute
     position ``p`` depends on (seed, c, p) alone. ``logprobs`` k asks for the log-probability of each chosen
     token and of the k most likely ones; ``prompt_logprobs`` the same for the prompt. Stop strings are not
-    kept in the text unless ``include_stop_str_in_output``. Raises RequestError with the field's name.
+    kept in the text unless ``include_stop_str_in_output``. ``grammar``: each choice's text matches it.
+    Raises RequestError with the field's name.
     """
 
     n: int = 1
@@ -47,6 +60,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _items("stop", self.stop))
@@ -86,6 +100,8 @@ class SamplingParams:
         for name in ("ignore_eos", "include_stop_str_in_output"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name} must be true or false", param=name)
+        if self.grammar is not None:
+            _check_grammar(self.grammar)
         if not isinstance(self.logit_bias, dict):
             raise RequestError("logit_bias must map token ids to numbers", param="logit_bias")
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
@@ -109,6 +125,13 @@ def check_vocab(params: SamplingParams, vocab_size: int) -> None:
     for name, tokens in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
         if any(token >= vocab_size for token in tokens):
             raise RequestError(f"{name} has token ids outside [0, {vocab_size})", param=name)
+
+
+def _check_grammar(grammar: object) -> None:
+    if not isinstance(grammar, Grammar) or grammar.kind not in GRAMMARS:
+        raise RequestError(f"a grammar is one of {', '.join(GRAMMARS)}", param="grammar")
+    if not _is_text(grammar.text) or len(grammar.text) > MAX_GRAMMAR_CHARS:
+        raise RequestError(f"a grammar has 1 to {MAX_GRAMMAR_CHARS} characters", param="grammar")
 
 
 def _items(name: str, value: object) -> tuple[object, ...]:

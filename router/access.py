@@ -18,14 +18,15 @@ from router.answers import Unauthorised, response_of
 OPEN_PATHS = frozenset({"/live", "/ready"})
 HALF_OPEN_PATHS = frozenset({"/health"})  # answer to anybody, in detail only to those with a key
 MAX_ID = 128
+TENANT_DIGITS = 16
 
 
 class Access:
     """Gives each request an id, answers it in ``x-request-id``, and refuses callers without a known key.
 
-    ``scope["state"]`` gets ``request_id``, ours, and ``authorised``. Without keys everybody is authorised.
-    Keys are kept and compared as SHA-256 digests, each of them every time, so that timing tells nothing
-    about them.
+    ``scope["state"]`` gets ``request_id``, ours, ``authorised``, and ``tenant``: a name for whoever holds
+    this key, which tells nothing of it; "" without keys, and then everybody is authorised. Keys are
+    kept and compared as SHA-256 digests, each of them every time, so that timing tells nothing about them.
     """
 
     def __init__(self, app: ASGIApp, api_keys: Sequence[str] = ()) -> None:
@@ -39,8 +40,9 @@ class Access:
         headers = Headers(scope=scope)
         ours = secrets.token_hex(16)
         shown = _printable(headers.get("x-request-id", "")) or ours
-        authorised = self._authorised(headers.get("authorization", ""))
-        scope.setdefault("state", {}).update(request_id=ours, authorised=authorised)
+        tenant = self._tenant(headers.get("authorization", ""))
+        authorised = tenant is not None
+        scope.setdefault("state", {}).update(request_id=ours, authorised=authorised, tenant=tenant or "")
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -52,13 +54,14 @@ class Access:
             app = response_of(Unauthorised("a valid API key is needed: Authorization: Bearer KEY"))
         await app(scope, receive, send_with_id)
 
-    def _authorised(self, header: str) -> bool:
+    def _tenant(self, header: str) -> str | None:
+        """None: not authorised."""
         if not self._digests:
-            return True
+            return ""
         scheme, _, key = header.partition(" ")
         digest = _digest(key.strip())
         found = [hmac.compare_digest(digest, known) for known in self._digests]
-        return scheme.lower() == "bearer" and any(found)
+        return digest.hex()[:TENANT_DIGITS] if scheme.lower() == "bearer" and any(found) else None
 
 
 def _digest(key: str) -> bytes:
