@@ -128,7 +128,7 @@ class Cancel:
     choice: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # never changed, and not frozen: that takes nine times as long to make, for each token
 class TokenItem:
     """One token of one choice. ``index`` counts the choice's output tokens from 0, over all attempts.
 

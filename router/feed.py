@@ -49,7 +49,7 @@ class Feed:
         self._unlimited = unlimited
         self._closed = False
         self._error: PagewireError | None = None
-        self._news = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None  # who waits; an Event would cost a token more
 
     def put(self, delta: Delta) -> bool:
         """Add ``delta``. False if the reader is too slow: then the feed has closed with SlowReader."""
@@ -65,7 +65,7 @@ class Feed:
             waiting.finish, waiting.stop_reason = delta.finish, delta.stop_reason
         self._events += 1
         self._bytes += len(delta.text) * 4 + sum(_ITEM_BYTES * (1 + len(i.top)) for i in delta.items)
-        self._news.set()
+        self._wake()
         if not self._unlimited and (self._bytes > MAX_UNREAD_BYTES or self._events > self._max_events):
             self._unread.clear()
             self.close(SlowReader("the client read too slowly"))
@@ -76,19 +76,26 @@ class Feed:
         """No more will come: what is unread can be taken, then ``error`` is raised. The first call counts."""
         if not self._closed:
             self._closed, self._error = True, error
-            self._news.set()
+            self._wake()
 
     async def take(self) -> list[Delta]:
         """All that is unread, once there is something; [] at the end. Raises what it was closed with."""
-        await self._news.wait()
-        deltas = list(self._unread.values())
-        self._unread.clear()
-        self._bytes = self._events = 0
-        if deltas:
-            if not self._closed:
-                self._news.clear()
+        if not self._unread and not self._closed:
+            assert self._reader is None, "one reader"
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        if self._unread:
+            deltas = list(self._unread.values())
+            self._unread.clear()
+            self._bytes = self._events = 0
             return deltas
-        assert self._closed
         if self._error is not None:
             raise self._error
         return []
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
