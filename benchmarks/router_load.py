@@ -13,9 +13,10 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import zmq
@@ -38,9 +39,9 @@ from pagewire.messages import (
     Tokens,
 )
 
+WARM_S = 1.0
 PAGES, PAGE_SIZE, MODEL_LEN = 1 << 20, 16, 8192
 LAYOUT = KVLayout(layers=1, kv_heads=1, head_dim=64, dtype="bfloat16", model="stub")
-TEMPLATE_ROOM = 64  # prompt tokens that the router may add; what is longer counts as the stream's number
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +49,13 @@ class Said:
     """What was said to one stream: when each of its tokens was handed to the mailbox."""
 
     at: list[float] = field(default_factory=list)
+
+
+class SaysTokens(Protocol):
+    """Stubs, as far as clients are concerned. ``said`` is by the last token of a stream's prompt."""
+
+    step_s: float
+    said: dict[int, Said]
 
 
 @dataclass(slots=True)
@@ -75,9 +83,7 @@ class Nodes:
             loop.add_reader(stub.mailbox.socket.fileno(), self._hear, stub)
             self._hear(stub)
         stubs = list(self._decodes.values())
-        self._tasks = [
-            asyncio.create_task(self._steps(stub, n / len(stubs))) for n, stub in enumerate(stubs)
-        ]
+        self._tasks = [asyncio.create_task(self._steps(stub, n / len(stubs))) for n, stub in enumerate(stubs)]
 
     def close(self) -> None:
         for task in self._tasks:
@@ -165,6 +171,7 @@ class Run:
     seconds: float = 0.0
     tokens: int = 0
     failed: int = 0
+    cpu_s: float = 0.0  # of the router, in the window
     late: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
 
@@ -172,7 +179,7 @@ class Run:
 class Clients:
     """``streams`` connections, each with one streamed request at a time, begun anew when it ends."""
 
-    def __init__(self, url: str, nodes: Nodes, run: Run, text: bytes, numbers: Iterator[int]) -> None:
+    def __init__(self, url: str, nodes: SaysTokens, run: Run, text: bytes, numbers: Iterator[int]) -> None:
         self.run, self.text, self.nodes = run, text, nodes
         self.counting = False
         self.closing = False
@@ -200,7 +207,7 @@ class Clients:
         body = json.dumps(
             {"prompt": [*range(100, 100 + 31), number], "max_tokens": tokens, "stream": True}
         ).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body, number
 
 
@@ -272,17 +279,19 @@ def stub_nodes(mailbox: str, count: int, word: int) -> Iterator[Nodes]:
 _numbers = itertools.count(1000)
 
 
-async def load(url: str, nodes: Nodes, streams: int, text: bytes, *, warm_s: float, window_s: float) -> Run:
-    """Run ``streams`` streams, and count for ``window_s`` after ``warm_s``."""
+async def load(
+    url: str, nodes: SaysTokens, streams: int, text: bytes, cpu_s: Callable[[], float], *, window_s: float
+) -> Run:
+    """Run ``streams`` streams, and count for ``window_s`` once all of them run. ``cpu_s`` is what the router
+    has had."""
     run = Run(streams, streams / nodes.step_s)
     numbers = (n % 40_000 + 1000 for n in _numbers)
     clients = Clients(url, nodes, run, text, numbers)
-    tokens = max(64, int(3.0 / nodes.step_s))
-    await clients.start(tokens)
-    await asyncio.sleep(warm_s)
-    clients.counting, began = True, time.perf_counter()
+    await clients.start(max(64, int(3.0 / nodes.step_s)))
+    await asyncio.sleep(WARM_S)
+    clients.counting, began, before = True, time.perf_counter(), cpu_s()
     await asyncio.sleep(window_s)
-    clients.counting, run.seconds = False, time.perf_counter() - began
+    clients.counting, run.seconds, run.cpu_s = False, time.perf_counter() - began, cpu_s() - before
     clients.close()
     await asyncio.sleep(0.3)
     return run
