@@ -21,7 +21,8 @@ def of_chat(body: ChatBody) -> SamplingParams:
     if body.top_logprobs is not None and not body.logprobs:
         raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    return _sampling(body, max_tokens=limit, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
+    sampling = _sampling(body, max_tokens=limit, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
+    return replace(sampling, prompt_logprobs=body.prompt_logprobs)
 
 
 def of_completion(body: CompletionBody, prompts: int) -> SamplingParams:
@@ -30,9 +31,9 @@ def of_completion(body: CompletionBody, prompts: int) -> SamplingParams:
     limit = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     if only_echo(body):
         limit = 1
-    prompt_logprobs = body.logprobs if body.echo else None
+    wanted = [k for k in (body.logprobs if body.echo else None, body.prompt_logprobs) if k is not None]
     sampling = _sampling(body, max_tokens=limit, logprobs=body.logprobs)
-    return replace(sampling, prompt_logprobs=prompt_logprobs)
+    return replace(sampling, prompt_logprobs=max(wanted, default=None))
 
 
 def only_echo(body: CompletionBody) -> bool:
@@ -68,6 +69,8 @@ def _check(body: GenerationBody, prompts: int) -> None:
     refuse_unsupported(body.unknown, n)
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options needs stream to be true", param="stream_options")
+    if body.prompt_logprobs is not None and body.stream:
+        raise RequestError("prompt_logprobs come with whole replies, not in streams", param="prompt_logprobs")
     if prompts * n > MAX_PROMPTS:
         raise RequestError(f"prompts x n may be at most {MAX_PROMPTS}", param="n")
 

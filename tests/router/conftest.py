@@ -10,9 +10,10 @@ from router_stubs import Cluster
 
 from pagewire.hub import resolve
 from pagewire.messages import PrefillRequest
+from pagewire.text.output.dialect import dialect_of
 from pagewire.text.tokenizer import Tokenizer, load_tokenizer
 from router.app import make
-from router.generate import Front
+from router.front import Front
 from router.options import RouterOptions
 from router.service import Service
 
@@ -34,7 +35,8 @@ class World:
         self.cluster = Cluster(self.script, tokenizer.eos_id or 0)
         made = RouterOptions(model="demo", mailbox="inproc://x", **options)  # type: ignore[arg-type]
         self.service = Service(self.cluster, made, tokenizer)
-        self.front = Front(self.service, tokenizer, ("demo", "other"), 1)
+        dialect = dialect_of(tokenizer, made.tool_call_parser, made.reasoning_parser)
+        self.front = Front(self.service, tokenizer, ("demo", "other"), 1, dialect)
         self.app = make(self.front, made.api_keys)
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False), base_url="http://test"
