@@ -83,6 +83,8 @@ class CallParser:
         text, self._held = self._held + text, ""
         if self._after:
             text = self._beside(text)
+            if self._held:
+                return ""
         if self.form.bare and self._fresh:
             words = text.lstrip()
             if words.startswith("{"):

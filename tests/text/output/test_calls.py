@@ -5,7 +5,7 @@ from cuts import cut, parse, places, texts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pagewire.text.output.calls import CallParser
+from pagewire.text.output.calls import CallParser, Format
 from pagewire.text.output.formats import HERMES, LLAMA3_JSON
 from pagewire.text.output.pieces import Arguments, Call, Content
 
@@ -13,17 +13,25 @@ FORMS = [HERMES, LLAMA3_JSON]
 CALL = '{"name": "f", "arguments": {"a": "}<{"}}'
 LATE = '{"arguments": {"b": 1}, "name": "g"}'
 PARTS = [
+    f"<tool_call>{CALL}</tool_call>", f"<|python_tag|>{CALL}",
     "<tool_call>", "</tool_call>", "<|python_tag|>", CALL, LATE, '{"name": "f", "parameters": ', '{"a": [1]}',
     '{"type": "function", "name": "h", "parameters": {}}', '{"answer": 5}', "; ", "Hello there.",
 ]  # fmt: skip
 
 
+def read(form: Format, text: str, limit: int | None = None) -> list[object]:
+    """At once and letter by letter."""
+    whole = parse(CallParser(form, limit), text)
+    assert parse(CallParser(form, limit), *text) == whole
+    return list(whole)
+
+
 def hermes(text: str, limit: int | None = None) -> list[object]:
-    return list(parse(CallParser(HERMES, limit), text))
+    return read(HERMES, text, limit)
 
 
 def llama(text: str) -> list[object]:
-    return list(parse(CallParser(LLAMA3_JSON), text))
+    return read(LLAMA3_JSON, text)
 
 
 def test_a_call_between_words() -> None:
@@ -102,10 +110,10 @@ def test_json_that_is_an_answer_is_content_in_llamas_format(text: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 @given(text=texts(*PARTS), at=places)
-def test_it_does_not_matter_how_the_text_was_cut(form: object, text: str, at: list[int]) -> None:
-    whole = parse(CallParser(form), text)  # type: ignore[arg-type]
-    assert parse(CallParser(form), *cut(text, at)) == whole  # type: ignore[arg-type]
-    assert parse(CallParser(form), *text) == whole  # type: ignore[arg-type]
+def test_it_does_not_matter_how_the_text_was_cut(form: Format, text: str, at: list[int]) -> None:
+    whole = parse(CallParser(form), text)
+    assert parse(CallParser(form), *cut(text, at)) == whole
+    assert parse(CallParser(form), *text) == whole
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="<")))

@@ -15,7 +15,10 @@ TEXT = texts("<think>", "</think>", "Hm, well.", "\n\n", "Yes.", "<tool_call>")
 
 
 def split(text: str, *, thinking: bool = False) -> list[object]:
-    return list(parse(ThinkSplitter(thinking=thinking), text))
+    """At once and letter by letter."""
+    whole = parse(ThinkSplitter(thinking=thinking), text)
+    assert parse(ThinkSplitter(thinking=thinking), *text) == whole
+    return list(whole)
 
 
 @pytest.mark.parametrize("text", ["<think>\nHm.\n</think>\n\nYes.", "  <think>Hm.</think>Yes."])
