@@ -27,11 +27,12 @@ class ThinkSplitter:
     that is not known.
     """
 
-    __slots__ = ("_at", "_bare", "_held", "_seen", "ended")
+    __slots__ = ("_at", "_bare", "_held", "_repeats", "_seen", "ended")
 
     def __init__(self, *, thinking: bool) -> None:
         self._at = _At.THINKING if thinking else _At.START
         self._bare = True  # nothing of the thinking, or of the answer after it, was shown yet
+        self._repeats = thinking
         self._held = ""
         self._seen = 0
         self.ended: int | None = None
@@ -74,13 +75,13 @@ class ThinkSplitter:
 
     def _think(self, text: str, pieces: list[Piece]) -> str:
         """Show what is certain to be thinking. Gives the text behind the closing mark."""
-        if self._bare:
-            text = text.lstrip()
-            if text.startswith(OPEN):  # the model repeats what the prompt has opened
-                text = text.removeprefix(OPEN).lstrip()
-            elif OPEN.startswith(text):
+        text = text.lstrip() if self._bare else text
+        if self._repeats:  # does the model open again what the prompt has opened?
+            if not text.startswith(OPEN) and OPEN.startswith(text):
                 self._held = text
                 return ""
+            self._repeats = False
+            text = text.removeprefix(OPEN).lstrip()
         end = text.find(CLOSE)
         at = end if end >= 0 else len(text) - begun(text, CLOSE)
         shown = text[: gap_start(text, at)]
