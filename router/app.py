@@ -20,12 +20,15 @@ from starlette.types import ASGIApp
 from pagewire import __version__
 from pagewire.errors import PagewireError, RequestError, RequestFailed, Unavailable
 from router.access import Access
-from router.answers import ClientGone, MethodNotAllowed, NoRoute, response_of
+from router.answers import ClientGone, MethodNotAllowed, NoRoute, NotServed, response_of
 from router.body import read
 from router.chat import chat
 from router.completions import completion
 from router.front import Front
+from router.not_served import why_not
 from router.prompts import checked, render_chat
+from router.responses.endpoint import respond
+from router.responses.schemas import ResponsesBody
 from router.schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from router.tool_use import ToolUse, checked_tools
 
@@ -53,6 +56,10 @@ def _generation_routes(app: FastAPI, front: Front) -> None:
     @app.post("/v1/completions", openapi_extra=_takes(CompletionBody))
     async def completions(request: Request) -> Response:
         return await completion(front, request)
+
+    @app.post("/v1/responses", openapi_extra=_takes(ResponsesBody))
+    async def responses(request: Request) -> Response:
+        return await respond(front, request)
 
 
 def _text_routes(app: FastAPI, front: Front) -> None:
@@ -182,6 +189,9 @@ def _error_handlers(app: FastAPI, front: Front) -> None:
             headers = dict(error.headers or {})
             return response_of(MethodNotAllowed("this route does not take that method"), headers)
         if error.status_code == 404:
+            reason = why_not(request.url.path)
+            if reason is not None:
+                return response_of(NotServed(f"{request.url.path} is not served: {reason}"))
             return response_of(NoRoute("there is no such route"))
         return response_of(RequestError("the request cannot be understood"))
 

@@ -21,6 +21,7 @@ from router.chat_reply import ChatReply, ParsedChatReply
 from router.front import Front
 from router.generate import Asked, answer
 from router.prompts import Prompt, checked, render_chat
+from router.renaming import renaming
 from router.replies import Envelope
 from router.schemas import ChatBody
 from router.tool_use import ToolUse, constrained, tool_use
@@ -39,16 +40,17 @@ class Turn:
 
 async def prepare(front: Front, body: ChatBody) -> Turn:
     """Everything about a chat that can be refused, and then its tokens. Raises RequestError, Unavailable."""
-    sampling = params.of_chat(body)
-    use = tool_use(body, front.dialect)
-    front.service.admit()
-    text = render_chat(front, body, body.messages, use)
-    thinking = front.dialect.thinking(text)
-    by_format = sampling.grammar is not None and not use.forced
-    sampling = constrained(sampling, use, front.dialect, thinking)
-    await front.check_grammar(sampling.grammar, "response_format" if by_format else "tools")
-    tokens = checked(front, await front.encode(text, special=bool(body.add_special_tokens)), "messages")
-    sampling = params.fit(sampling, len(tokens), front.limit())
+    with renaming(params.chat_names(body)):
+        sampling = params.of_chat(body)
+        use = tool_use(body, front.dialect)
+        front.service.admit()
+        text = render_chat(front, body, body.messages, use)
+        thinking = front.dialect.thinking(text)
+        by_format = sampling.grammar is not None and not use.forced
+        sampling = constrained(sampling, use, front.dialect, thinking)
+        await front.check_grammar(sampling.grammar, "response_format" if by_format else "tools")
+        tokens = checked(front, await front.encode(text, special=bool(body.add_special_tokens)), "messages")
+        sampling = params.fit(sampling, len(tokens), front.limit(), field="messages")
     if not use.tools and thinking is None:
         return Turn(tokens, sampling, use, None, frozenset())
     make = partial(front.dialect.parser, thinking, bool(use.tools), use.limit)

@@ -39,7 +39,7 @@ class ChatReply(Reply):
         return {
             "index": delta.index,
             "delta": content,
-            "logprobs": self._logprobs(delta.items),
+            "logprobs": self.logprobs_of(delta.items),
             **self._ending(delta),
         }
 
@@ -47,11 +47,11 @@ class ChatReply(Reply):
         return {
             "index": delta.index,
             "message": {"role": "assistant", "content": delta.text, "refusal": None, "annotations": []},
-            "logprobs": self._logprobs(delta.items),
+            "logprobs": self.logprobs_of(delta.items),
             **self._ending(delta),
         }
 
-    def _logprobs(self, items: Sequence[TokenItem]) -> dict[str, Any] | None:
+    def logprobs_of(self, items: Sequence[TokenItem]) -> dict[str, Any] | None:
         if self.about.logprobs is None or not items:
             return None
         content = []
@@ -99,7 +99,7 @@ class ParsedChatReply(ChatReply):
         return {
             "index": delta.index,
             "delta": shown,
-            "logprobs": self._logprobs(delta.items),
+            "logprobs": self.logprobs_of(delta.items),
             **self._ending(delta),
         }
 
@@ -122,7 +122,7 @@ class ParsedChatReply(ChatReply):
         return {
             "index": delta.index,
             "message": message,
-            "logprobs": self._logprobs(delta.items),
+            "logprobs": self.logprobs_of(delta.items),
             **self._ending(delta),
         }
 

@@ -25,6 +25,12 @@ def of_chat(body: ChatBody) -> SamplingParams:
     return replace(sampling, prompt_logprobs=body.prompt_logprobs)
 
 
+def chat_names(body: ChatBody) -> dict[str, str]:
+    """What a chat calls the fields that ``SamplingParams`` knows by another name."""
+    names = {"logprobs": "top_logprobs"} if body.logprobs else {}
+    return names if body.max_completion_tokens is None else names | {"max_tokens": "max_completion_tokens"}
+
+
 def of_completion(body: CompletionBody, prompts: int) -> SamplingParams:
     """``max_tokens`` 0 with echo asks for the prompt alone; one token is computed and not shown."""
     _check(body, prompts)
@@ -40,8 +46,10 @@ def only_echo(body: CompletionBody) -> bool:
     return bool(body.echo) and body.max_tokens == 0
 
 
-def fit(sampling: SamplingParams, prompt: int, limit: int, *, default: bool = False) -> SamplingParams:
-    """Resolve ``max_tokens`` for a prompt of ``prompt`` tokens in a context of ``limit``.
+def fit(
+    sampling: SamplingParams, prompt: int, limit: int, *, default: bool = False, field: str = "prompt"
+) -> SamplingParams:
+    """Resolve ``max_tokens`` for a prompt of ``prompt`` tokens, from ``field``, in a context of ``limit``.
 
     ``default``: the client did not choose max_tokens, so it gives way. Raises PromptTooLong with the numbers.
     """
@@ -50,7 +58,7 @@ def fit(sampling: SamplingParams, prompt: int, limit: int, *, default: bool = Fa
     if room < 1:
         raise PromptTooLong(
             f"the prompt has {prompt} tokens, and this server holds {limit} of prompt and answer together",
-            param="prompt",
+            param=field,
         )
     if asked is None or (default and asked > room):
         return replace(sampling, max_tokens=room)

@@ -25,7 +25,9 @@ class OutputParser:
         return 0 if self._thinking is None else self._thinking.ended
 
     def push(self, text: str) -> list[Piece]:
-        return self._through(self._thinking.push(text) if self._thinking else [Content(text)])
+        if self._thinking is not None:
+            return self._through(self._thinking.push(text))
+        return self._through([Content(text)] if text else [])
 
     def finish(self) -> list[Piece]:
         pieces = self._through(self._thinking.finish()) if self._thinking else []
