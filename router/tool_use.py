@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pagewire.errors import RequestError
-from pagewire.sampling import SamplingParams
+from pagewire.sampling import MAX_GRAMMAR_CHARS, Grammar, SamplingParams
 from pagewire.text.output.dialect import Dialect
 from pagewire.text.output.formats import forced
 from pagewire.text.output.mixed import after_thinking, either
@@ -76,21 +76,29 @@ def constrained(
     """``sampling`` with the grammar of what may be written: calls that must be made outrank a format, which
     is one of content; calls that may be made stand beside it; and thinking comes before either.
     """
-    grammar, form = sampling.grammar, dialect.calls
+    grammar = sampling.grammar
     if use.forced:
-        assert form is not None
-        grammar = forced(form, use.functions, use.limit)
+        grammar = _calls(use, dialect)
     elif use.tools and grammar is not None:
-        assert form is not None
-        if form.bare:
+        if dialect.calls is not None and dialect.calls.bare:
             raise RequestError(
                 "with this model's way of calling tools, a format of the answer needs tool_choice to be none",
                 param="response_format",
             )
-        grammar = either(forced(form, use.functions, use.limit), grammar)
+        grammar = either(_calls(use, dialect), grammar)
     if grammar is not None and thinking is not None:
         grammar = after_thinking(grammar, opened=thinking)
     return sampling if grammar is None else replace(sampling, grammar=grammar)
+
+
+def _calls(use: ToolUse, dialect: Dialect) -> Grammar:
+    assert dialect.calls is not None
+    grammar = forced(dialect.calls, use.functions, use.limit)
+    if len(grammar.text) > MAX_GRAMMAR_CHARS:
+        raise RequestError(
+            f"the tools' schemas have more than {MAX_GRAMMAR_CHARS} characters together", param="tools"
+        )
+    return grammar
 
 
 def _chosen(tools: list[dict[str, Any]], names: list[NamedTool]) -> tuple[dict[str, Any], ...]:

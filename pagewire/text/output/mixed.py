@@ -5,8 +5,13 @@ Knows llguidance's dialect of Lark, in which one grammar can stand in another; c
 
 from __future__ import annotations
 
+import json
+
 from pagewire.sampling import Grammar
 from pagewire.text.output.reasoning import CLOSE, OPEN
+
+# One line, with at most one blank behind a comma or a colon: small models may write blanks for ever.
+_BLANKS = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}}
 
 
 def after_thinking(grammar: Grammar, *, opened: bool) -> Grammar:
@@ -24,7 +29,8 @@ def either(one: Grammar, other: Grammar) -> Grammar:
 
 def _inside(grammar: Grammar) -> str:
     if grammar.kind == "json_schema":
-        return f"%json {grammar.text}"
+        schema = json.loads(grammar.text)
+        return f"%json {json.dumps(schema | _BLANKS if isinstance(schema, dict) else schema)}"
     if grammar.kind == "regex":
         return "/" + grammar.text.replace("\\/", "/").replace("/", "\\/").replace("\n", "\\n") + "/"
     return f"%lark {{\n{grammar.text}\n}}"
