@@ -36,6 +36,12 @@ class NoRoute(RequestError):
     status = 404
 
 
+class NotServed(NoRoute):
+    """A route of OpenAI's, and the message says why it is not here."""
+
+    code = "not_served"
+
+
 class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
     status = 405

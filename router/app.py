@@ -19,12 +19,18 @@ from starlette.types import ASGIApp
 
 from pagewire import __version__
 from pagewire.errors import PagewireError, RequestError, RequestFailed, Unavailable
-from router import generate
 from router.access import Access
-from router.answers import ClientGone, MethodNotAllowed, NoRoute, response_of
+from router.answers import ClientGone, MethodNotAllowed, NoRoute, NotServed, response_of
 from router.body import read
-from router.generate import Front, checked
+from router.chat import chat
+from router.completions import completion
+from router.front import Front
+from router.not_served import why_not
+from router.prompts import checked, render_chat
+from router.responses.endpoint import respond
+from router.responses.schemas import ResponsesBody
 from router.schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from router.tool_use import ToolUse, checked_tools
 
 GONE = 499  # nobody sees it but the log: the client hung up first
 
@@ -45,11 +51,15 @@ def make(front: Front, api_keys: Sequence[str] = ()) -> ASGIApp:
 def _generation_routes(app: FastAPI, front: Front) -> None:
     @app.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
     async def chat_completions(request: Request) -> Response:
-        return await generate.chat(front, request)
+        return await chat(front, request)
 
     @app.post("/v1/completions", openapi_extra=_takes(CompletionBody))
     async def completions(request: Request) -> Response:
-        return await generate.completion(front, request)
+        return await completion(front, request)
+
+    @app.post("/v1/responses", openapi_extra=_takes(ResponsesBody))
+    async def responses(request: Request) -> Response:
+        return await respond(front, request)
 
 
 def _text_routes(app: FastAPI, front: Front) -> None:
@@ -76,7 +86,9 @@ async def _tokens_of(front: Front, body: TokenizeBody) -> list[int]:
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("give either prompt or messages", param="prompt")
     if body.messages is not None:
-        return await generate.encode_chat(front, body, body.messages)
+        use = ToolUse(tuple(checked_tools(body.tools or [])))
+        text = render_chat(front, body, body.messages, use)
+        return await front.encode(text, special=bool(body.add_special_tokens))
     assert body.prompt is not None
     special = True if body.add_special_tokens is None else body.add_special_tokens
     return await front.encode(body.prompt, special=special)
@@ -177,6 +189,9 @@ def _error_handlers(app: FastAPI, front: Front) -> None:
             headers = dict(error.headers or {})
             return response_of(MethodNotAllowed("this route does not take that method"), headers)
         if error.status_code == 404:
+            reason = why_not(request.url.path)
+            if reason is not None:
+                return response_of(NotServed(f"{request.url.path} is not served: {reason}"))
             return response_of(NoRoute("there is no such route"))
         return response_of(RequestError("the request cannot be understood"))
 

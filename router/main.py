@@ -22,9 +22,10 @@ from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
 from pagewire.secret import is_local, secret_for
 from pagewire.status import Reporter
+from pagewire.text.output.dialect import dialect_of
 from pagewire.text.tokenizer import load_tokenizer
 from router.app import make
-from router.generate import Front
+from router.front import Front
 from router.options import RouterOptions
 from router.service import Service
 
@@ -62,7 +63,9 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         service = Service(mailbox, options, tokenizer)
         service.metrics.watch(mailbox)
         names = options.served_model_names or (source.name,)
-        server = _Server(_http_config(options, Front(service, tokenizer, names, int(time.time()))))
+        dialect = dialect_of(tokenizer, options.tool_call_parser, options.reasoning_parser)
+        front = Front(service, tokenizer, names, int(time.time()), dialect)
+        server = _Server(_http_config(options, front))
         await _serve(options, service, server, listener, on_listening)
 
 

@@ -21,7 +21,14 @@ def of_chat(body: ChatBody) -> SamplingParams:
     if body.top_logprobs is not None and not body.logprobs:
         raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    return _sampling(body, max_tokens=limit, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
+    sampling = _sampling(body, max_tokens=limit, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
+    return replace(sampling, prompt_logprobs=body.prompt_logprobs)
+
+
+def chat_names(body: ChatBody) -> dict[str, str]:
+    """What a chat calls the fields that ``SamplingParams`` knows by another name."""
+    names = {"logprobs": "top_logprobs"} if body.logprobs else {}
+    return names if body.max_completion_tokens is None else names | {"max_tokens": "max_completion_tokens"}
 
 
 def of_completion(body: CompletionBody, prompts: int) -> SamplingParams:
@@ -30,17 +37,19 @@ def of_completion(body: CompletionBody, prompts: int) -> SamplingParams:
     limit = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     if only_echo(body):
         limit = 1
-    prompt_logprobs = body.logprobs if body.echo else None
+    wanted = [k for k in (body.logprobs if body.echo else None, body.prompt_logprobs) if k is not None]
     sampling = _sampling(body, max_tokens=limit, logprobs=body.logprobs)
-    return replace(sampling, prompt_logprobs=prompt_logprobs)
+    return replace(sampling, prompt_logprobs=max(wanted, default=None))
 
 
 def only_echo(body: CompletionBody) -> bool:
     return bool(body.echo) and body.max_tokens == 0
 
 
-def fit(sampling: SamplingParams, prompt: int, limit: int, *, default: bool = False) -> SamplingParams:
-    """Resolve ``max_tokens`` for a prompt of ``prompt`` tokens in a context of ``limit``.
+def fit(
+    sampling: SamplingParams, prompt: int, limit: int, *, default: bool = False, field: str = "prompt"
+) -> SamplingParams:
+    """Resolve ``max_tokens`` for a prompt of ``prompt`` tokens, from ``field``, in a context of ``limit``.
 
     ``default``: the client did not choose max_tokens, so it gives way. Raises PromptTooLong with the numbers.
     """
@@ -49,7 +58,7 @@ def fit(sampling: SamplingParams, prompt: int, limit: int, *, default: bool = Fa
     if room < 1:
         raise PromptTooLong(
             f"the prompt has {prompt} tokens, and this server holds {limit} of prompt and answer together",
-            param="prompt",
+            param=field,
         )
     if asked is None or (default and asked > room):
         return replace(sampling, max_tokens=room)
@@ -68,6 +77,8 @@ def _check(body: GenerationBody, prompts: int) -> None:
     refuse_unsupported(body.unknown, n)
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options needs stream to be true", param="stream_options")
+    if body.prompt_logprobs is not None and body.stream:
+        raise RequestError("prompt_logprobs come with whole replies, not in streams", param="prompt_logprobs")
     if prompts * n > MAX_PROMPTS:
         raise RequestError(f"prompts x n may be at most {MAX_PROMPTS}", param="n")
 

@@ -7,19 +7,21 @@ those that would change the meaning of the answer and are not served are refused
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 MAX_STRING = 1 << 20
 MAX_MESSAGES = 1024
 MAX_PROMPTS = 64  # prompts x n
+MAX_TOOLS = 64
 
 Text = Annotated[str, StringConstraints(max_length=MAX_STRING)]
+ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 TokenIds = list[int]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
     @property
@@ -28,12 +30,12 @@ class _Body(BaseModel):
         return self.model_extra or {}
 
 
-class StreamOptions(_Body):
+class StreamOptions(Body):
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
-class GenerationBody(_Body):
+class GenerationBody(Body):
     """What chat and completions share. None everywhere means OpenAI's default."""
 
     model: Text | None = None
@@ -53,8 +55,12 @@ class GenerationBody(_Body):
     stop: Text | list[Text] | None = None
     stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    prompt_logprobs: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    user: Text | None = None
+    priority: int | None = None
     cache_salt: Text | None = None
     return_token_ids: bool | None = None
     timing: bool | None = None
@@ -67,12 +73,51 @@ class CompletionBody(GenerationBody):
     add_special_tokens: bool | None = None
 
 
-class Message(_Body):
-    """``content`` is text, or parts of which each is text."""
+class Message(Body):
+    """``content`` is text, or parts of which each is text. What else it has is for the chat template, such as
+    ``tool_calls`` and ``reasoning_content``.
+    """
 
     role: Text
     content: Text | list[dict[str, Any]] | None = None
     name: Text | None = None
+
+
+class Function(Body):
+    """``parameters`` is a JSON schema of an object; none means no arguments."""
+
+    name: ToolName
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Body):
+    name: Text
+
+
+class NamedTool(Body):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedTools(Body):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(max_length=MAX_TOOLS)]
+
+
+class ToolSelection(Body):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool | ToolSelection
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ChatBody(GenerationBody):
@@ -80,21 +125,28 @@ class ChatBody(GenerationBody):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     add_special_tokens: bool | None = None
 
 
-class TokenizeBody(_Body):
+class TokenizeBody(Body):
     model: Text | None = None
     prompt: Text | None = None
     messages: list[Message] | None = Field(None, max_length=MAX_MESSAGES)
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     return_token_strs: bool | None = None
 
 
-class DetokenizeBody(_Body):
+class DetokenizeBody(Body):
     model: Text | None = None
     tokens: TokenIds

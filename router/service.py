@@ -98,12 +98,14 @@ class Service:
         whole: bool = False,
         counts: bool = True,
         timing: bool = False,
+        shown: frozenset[int] = frozenset(),
     ) -> Generation:
         """Start ``prompts``, each with ``sampling.n`` choices. ``sampling.max_tokens`` None: as far as
         there is room.
 
         ``request`` is the id of the first. ``whole``: the reader collects all before it answers. ``counts``,
-        ``timing``: whether the reply needs what the nodes report. Raises Unavailable.
+        ``timing``: whether the reply needs what the nodes report. ``shown``: special tokens that stay in the
+        text. Raises Unavailable.
         """
         self.admit(len(prompts))
         now, feed = self.clock(), Feed(len(prompts) * sampling.n, unlimited=whole)
@@ -119,7 +121,7 @@ class Service:
                 deadline=now + self.options.request_timeout_s,
                 recovery_s=self.options.recovery_s,
             )
-            choices = [Choice(TextStream(self._tokenizer, sampling)) for _ in range(sampling.n)]
+            choices = [Choice(TextStream(self._tokenizer, sampling, shown=shown)) for _ in range(sampling.n)]
             dispatch = Dispatch(job, self.requests.choose)
             members.append(Inflight(dispatch, choices, number * sampling.n, now, counts, timing))
         self._begun.set()

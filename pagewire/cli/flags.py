@@ -21,6 +21,8 @@ LoadFormat = Literal["auto", "dummy"]
 KVDtype = Literal["auto", "float32", "bfloat16"]
 Quantization = Literal["auto", "none", "int8", "gguf"]
 ActivationBits = Literal["auto", "8", "16"]
+ToolCallParser = Literal["auto", "hermes", "llama3_json", "none"]
+ReasoningParser = Literal["auto", "deepseek_r1", "qwen3", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 Model = Annotated[
@@ -92,6 +94,25 @@ class HttpFlags:
         ),
     ] = 8.0
 
+    tool_call_parser: Annotated[
+        ToolCallParser,
+        typer.Option(
+            metavar="NAME",
+            help="How the model writes calls of tools: hermes (Qwen too), llama3_json, none, or auto: as its "
+            "chat template shows.",
+            rich_help_panel="HTTP",
+        ),
+    ] = "auto"
+    reasoning_parser: Annotated[
+        ReasoningParser,
+        typer.Option(
+            metavar="NAME",
+            help="How the model marks what it thinks: qwen3, deepseek_r1 (thinks without an opening mark), "
+            "none, or auto: qwen3 if it knows <think>.",
+            rich_help_panel="HTTP",
+        ),
+    ] = "auto"
+
     def keys(self) -> tuple[str, ...]:
         """Raises ConfigError on a key that no client could send, without saying what it is."""
         keys = tuple(self.api_key or ())
@@ -110,6 +131,8 @@ class HttpFlags:
             api_keys=self.keys(),
             max_model_len=names.max_model_len,
             recovery_s=self.recovery_timeout,
+            tool_call_parser=self.tool_call_parser,
+            reasoning_parser=self.reasoning_parser,
             log_level=names.log_level,
         )
 

@@ -25,16 +25,24 @@ class Detokenizer:
     """Work per token is proportional to the token's own bytes. All that was pushed, joined, is ``decode`` of
     it.
 
-    ``continues``: the tokens follow a prompt, so that a leading space is the model's own.
+    ``continues``: the tokens follow a prompt, so that a leading space is the model's own. ``shown``: special
+    tokens that are not skipped.
     """
 
     __slots__ = ("_decoder", "_skip", "_strip", "_tokenizer")
 
     def __init__(
-        self, tokenizer: TokenBytes, *, skip_special_tokens: bool = True, continues: bool = False
+        self,
+        tokenizer: TokenBytes,
+        *,
+        skip_special_tokens: bool = True,
+        continues: bool = False,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
         self._tokenizer = tokenizer
         self._skip = tokenizer.special_ids if skip_special_tokens else frozenset()
+        if shown:
+            self._skip -= shown
         self._strip = tokenizer.strip_space and not continues
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 

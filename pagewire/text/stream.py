@@ -31,9 +31,16 @@ class TextStream:
     __slots__ = ("_detokenizer", "_include", "_length", "_matcher", "_min_tokens", "tokens")
 
     def __init__(
-        self, tokenizer: TokenBytes, params: SamplingParams, *, skip_special_tokens: bool = True
+        self,
+        tokenizer: TokenBytes,
+        params: SamplingParams,
+        *,
+        skip_special_tokens: bool = True,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
-        self._detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens, continues=True)
+        self._detokenizer = Detokenizer(
+            tokenizer, skip_special_tokens=skip_special_tokens, continues=True, shown=shown
+        )
         self._matcher = StopMatcher(params.stop, include=params.include_stop_str_in_output)
         self._include = params.include_stop_str_in_output
         self._min_tokens = params.min_tokens

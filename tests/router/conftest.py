@@ -10,9 +10,11 @@ from router_stubs import Cluster
 
 from pagewire.hub import resolve
 from pagewire.messages import PrefillRequest
+from pagewire.sampling import Grammar
+from pagewire.text.output.dialect import Dialect, dialect_of
 from pagewire.text.tokenizer import Tokenizer, load_tokenizer
 from router.app import make
-from router.generate import Front
+from router.front import Front, GrammarCheck
 from router.options import RouterOptions
 from router.service import Service
 
@@ -28,17 +30,29 @@ def tokenizer() -> Tokenizer:
 class World:
     """A router on stub nodes, one of each kind, and a client of it."""
 
-    def __init__(self, tokenizer: Tokenizer, **options: object) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        dialect: Dialect | None = None,
+        grammars: GrammarCheck | None = None,
+        **options: object,
+    ) -> None:
         self.tokenizer = tokenizer
         self.answer = tokenizer.encode(ANSWER, add_special_tokens=False)
         self.cluster = Cluster(self.script, tokenizer.eos_id or 0)
         made = RouterOptions(model="demo", mailbox="inproc://x", **options)  # type: ignore[arg-type]
         self.service = Service(self.cluster, made, tokenizer)
-        self.front = Front(self.service, tokenizer, ("demo", "other"), 1)
+        dialect = dialect or dialect_of(tokenizer, made.tool_call_parser, made.reasoning_parser)
+        self.front = Front(self.service, tokenizer, ("demo", "other"), 1, dialect, grammars)
         self.app = make(self.front, made.api_keys)
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False), base_url="http://test"
         )
+
+    def say(self, text: str) -> None:
+        """What the next choices answer."""
+        self.answer = self.tokenizer.encode(text, add_special_tokens=False)
 
     def script(self, request: PrefillRequest, choice: int) -> list[int]:
         """Every choice says the same but for the last."""
@@ -60,6 +74,16 @@ class World:
 
     async def complete(self, prompt: object = "Once upon a time", **body: object) -> httpx.Response:
         return await self.post("/v1/completions", model="demo", prompt=prompt, **body)
+
+
+class Checked:
+    """Grammars that were asked about; all can be held to."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Grammar, str]] = []
+
+    async def check(self, grammar: Grammar, param: str) -> None:
+        self.asked.append((grammar, param))
 
 
 @contextlib.asynccontextmanager

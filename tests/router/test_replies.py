@@ -8,24 +8,28 @@ import pytest
 
 from pagewire.messages import PromptLogprobs, RequestId, TokenItem
 from pagewire.text.tokenizer import Tokenizer
+from router.chat_reply import ChatReply
+from router.completion_reply import CompletionReply
 from router.feed import Delta
-from router.replies import LEAST_LOGPROB, ChatReply, CompletionReply, Prompt
+from router.prompts import Prompt
+from router.replies import LEAST_LOGPROB, Envelope, Vocabulary
 
 NONE = -math.inf
 ITEM = TokenItem(RequestId("r"), 0, 0, 0, 60, NONE, [(60, NONE), (61, -0.5)])
 DELTA = Delta(0, "x", [ITEM], [0])
 
 
+def about(vocabulary: Vocabulary, logprobs: int, prompt: Prompt) -> Envelope:
+    return Envelope(id="i", model="m", created=1, vocabulary=vocabulary, logprobs=logprobs, prompts=[prompt])
+
+
 def chat(tokenizer: Tokenizer) -> ChatReply:
-    return ChatReply(id="i", model="m", created=1, vocabulary=tokenizer, logprobs=2)
+    return ChatReply(about(tokenizer, 2, Prompt([5, 6])))
 
 
 def completion(tokenizer: Tokenizer) -> CompletionReply:
-    reply = CompletionReply(
-        id="i", model="m", created=1, vocabulary=tokenizer, logprobs=1, n=1, prompts=[Prompt([5, 6], "ab")]
-    )
+    reply = CompletionReply(about(tokenizer, 1, Prompt([5, 6], "ab")), echo=True)
     reply.prompt_logprobs[0] = PromptLogprobs(RequestId("r"), 0, [NONE], [[(6, NONE)]])
-    reply.echo = True
     return reply
 
 
@@ -81,10 +85,7 @@ class Marked:
 def test_tokens_that_the_encoder_added_take_no_room(
     text: str, tokens: list[int], expected: list[int]
 ) -> None:
-    reply = CompletionReply(
-        id="i", model="m", created=1, vocabulary=Marked(), logprobs=0, n=1, prompts=[Prompt(tokens, text)]
-    )
+    reply = CompletionReply(about(Marked(), 0, Prompt(tokens, text)), echo=True)
     count = len(tokens) - 1
     reply.prompt_logprobs[0] = PromptLogprobs(RequestId("r"), 0, [-1.0] * count, [[]] * count)
-    reply.echo = True
     assert reply.opening(0)[0]["logprobs"]["text_offset"] == expected

@@ -1,0 +1,1 @@
+"""``/v1/responses``, OpenAI's newer API, on what serves chats. Nothing is stored between two requests."""
