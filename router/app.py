@@ -21,8 +21,9 @@ from pagewire import __version__
 from pagewire.errors import PagewireError, RequestError, RequestFailed, Unavailable
 from router import generate
 from router.access import Access
+from router.admission import Ticket
 from router.answers import ClientGone, MethodNotAllowed, NoRoute, response_of
-from router.body import read
+from router.body import MAX_BODY, read
 from router.generate import Front, checked
 from router.schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 
@@ -45,11 +46,23 @@ def make(front: Front, api_keys: Sequence[str] = ()) -> ASGIApp:
 def _generation_routes(app: FastAPI, front: Front) -> None:
     @app.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
     async def chat_completions(request: Request) -> Response:
-        return await generate.chat(front, request)
+        with _admitted(front, request):
+            return await generate.chat(front, request)
 
     @app.post("/v1/completions", openapi_extra=_takes(CompletionBody))
     async def completions(request: Request) -> Response:
-        return await generate.completion(front, request)
+        with _admitted(front, request):
+            return await generate.completion(front, request)
+
+
+def _admitted(front: Front, request: Request) -> Ticket:
+    """A place for ``request``, by its headers alone: a router that is full reads no body. Raises
+    Unavailable."""
+    announced = request.headers.get("content-length", "")[:12]
+    size = int(announced) if announced.isascii() and announced.isdecimal() else 0
+    ticket = front.service.admit(request.state.tenant, min(size, MAX_BODY))
+    request.state.ticket = ticket
+    return ticket
 
 
 def _text_routes(app: FastAPI, front: Front) -> None:

@@ -63,7 +63,6 @@ async def chat(front: Front, request: Request) -> Response:
     body = await read(request, ChatBody)
     name = front.model(body.model)
     sampling = params.of_chat(body)
-    front.service.admit()
     tokens = checked(front, await encode_chat(front, body, body.messages), "messages")
     sampling = params.fit(sampling, len(tokens), front.limit())
     reply = ChatReply(
@@ -82,7 +81,7 @@ async def completion(front: Front, request: Request) -> Response:
     name = front.model(body.model)
     given = prompts_of(body.prompt)
     sampling = params.of_completion(body, len(given))
-    front.service.admit(len(given))
+    request.state.ticket.widen(len(given))
     prompts = [await _prompt(front, body, prompt) for prompt in given]
     longest = max(len(prompt.tokens) for prompt in prompts)
     sampling = params.fit(sampling, longest, front.limit(), default=body.max_tokens is None)
@@ -167,6 +166,9 @@ async def _answer(
         request.state.request_id,
         prompts,
         sampling,
+        request.state.ticket,
+        priority=body.priority or 0,
+        timeout_s=params.timeout_s(request.headers),
         cache_salt=body.cache_salt or "",
         whole=not body.stream,
         counts=usage or not body.stream,

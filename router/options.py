@@ -19,7 +19,9 @@ class RouterOptions:
     ``secret_file`` holds the cluster secret. Times are in seconds: a request may take ``request_timeout_s``
     in all, waits ``recovery_s`` for lost nodes to come back, and on SIGTERM has ``grace_s`` to end.
     ``colocated``: decode nodes read prompts themselves where there is no prefill node.
-    ``max_inflight`` requests are taken at once. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
+    ``max_inflight`` requests are taken at once, ``max_inflight_per_key`` of one key's, and up to
+    ``max_queued`` of them wait for their turn; none whose first token would be later than ``ttft_target_s``
+    because of those before it. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
     None: nobody listens.
     """
 
@@ -39,5 +41,8 @@ class RouterOptions:
     colocated: bool = False
     grace_s: float = 10.0
     max_inflight: int = 256
+    max_inflight_per_key: int = 64
+    max_queued: int = 192
+    ttft_target_s: float = 10.0
     log_level: str = "info"
     status_fd: int | None = None

@@ -56,6 +56,7 @@ class GenerationBody(_Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: Text | None = None
+    priority: int | None = None
     return_token_ids: bool | None = None
     timing: bool | None = None
 
