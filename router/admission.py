@@ -40,7 +40,7 @@ class Limits:
     inflight: int = 256
     of_tenant: int = 64
     queued: int = 192
-    ttft_s: float = 10.0
+    ttft_s: float = 60.0
 
 
 class Ticket:

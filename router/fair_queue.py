@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pagewire.messages import RequestId
 
-QUANTUM = 1024  # tokens
+QUANTUM = 256  # tokens
 AGE_S = 2.0  # of waiting that one step of priority is worth
 PRIORITIES = range(-10, 11)  # the lower, the earlier
 

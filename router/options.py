@@ -43,6 +43,6 @@ class RouterOptions:
     max_inflight: int = 256
     max_inflight_per_key: int = 64
     max_queued: int = 192
-    ttft_target_s: float = 10.0
+    ttft_target_s: float = 60.0
     log_level: str = "info"
     status_fd: int | None = None

@@ -14,7 +14,8 @@ from pagewire.messages import DECODE, PREFILL, RequestId
 from router.fleet import Fleet
 
 BATCHES = 2  # that a prefill node has to read or is reading: as far as it looks ahead itself
-STEPS_A_S = 4.0  # of a prefill node, full ones: supposed until something was seen
+STEPS_A_S = 4.0  # of a prefill node, full ones: supposed until something was seen,
+TOKENS_A_S = 2000.0  # but no less than this
 LONG = 4  # a prompt counts for no more than this part of a batch: short ones need not wait for it
 ANSWER = 256  # tokens for which room is kept, of an answer that may be longer
 
@@ -38,11 +39,7 @@ class Capacity(NamedTuple):
     longest: int  # what one prompt counts for at most
     tokens: int
     sequences: int
-
-    @property
-    def nominal(self) -> float:
-        """Tokens a second that are supposed before anything was seen."""
-        return STEPS_A_S * self.prompts / BATCHES
+    nominal: float  # tokens a second that are supposed before anything was seen
 
 
 def capacity_of(fleet: Fleet) -> Capacity | None:
@@ -50,12 +47,14 @@ def capacity_of(fleet: Fleet) -> Capacity | None:
     decodes = [node.hello for node in fleet.of(DECODE)]
     if not decodes:
         return None
-    readers = [node.hello for node in fleet.of(PREFILL)] or decodes
+    batches = [max(1, node.hello.max_batch_tokens) for node in fleet.of(PREFILL)]
+    batches = batches or [max(1, hello.max_batch_tokens) for hello in decodes]
     return Capacity(
-        prompts=max(1, BATCHES * sum(hello.max_batch_tokens for hello in readers)),
-        longest=max(1, max(hello.max_batch_tokens for hello in readers) // LONG),
+        prompts=BATCHES * sum(batches),
+        longest=max(1, max(batches) // LONG),
         tokens=sum(hello.num_pages * hello.page_size for hello in decodes),
         sequences=sum(hello.max_num_seqs for hello in decodes),
+        nominal=sum(max(TOKENS_A_S, STEPS_A_S * batch) for batch in batches),
     )
 
 

@@ -9,7 +9,7 @@ from router.admission import RETRY_S, Admission, Limits, Overloaded, OverShare, 
 from router.backlog import Backlog
 from router.room import Capacity, Size
 
-CAPACITY = Capacity(prompts=1000, longest=250, tokens=100_000, sequences=8)  # 2,000 tokens a second, supposed
+CAPACITY = Capacity(prompts=1000, longest=250, tokens=100_000, sequences=8, nominal=2000)
 
 
 def admission(**limits: float) -> Admission:

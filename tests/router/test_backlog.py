@@ -9,7 +9,7 @@ from router.backlog import Backlog
 from router.drain import Drain
 from router.room import ANSWER, Capacity, Room, Size
 
-CAPACITY = Capacity(prompts=1000, longest=250, tokens=100_000, sequences=4)
+CAPACITY = Capacity(prompts=1000, longest=250, tokens=100_000, sequences=4, nominal=2000)
 SHORT = Size(prompt=100, choices=1, answer=10)
 
 
