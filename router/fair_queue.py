@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pagewire.messages import RequestId
+from pagewire.priority import rank
 
 QUANTUM = 256  # tokens
-AGE_S = 2.0  # of waiting that one step of priority is worth
-PRIORITIES = range(-10, 11)  # the lower, the earlier
 
 
 class Entry(NamedTuple):
@@ -29,11 +28,6 @@ class Entry(NamedTuple):
     request: RequestId
     tenant: str
     cost: int
-
-
-def rank(now: float, priority: int) -> float:
-    """The order within a tenant. Two ranks compare as the priorities do, less what each has waited."""
-    return now + AGE_S * min(max(priority, PRIORITIES[0]), PRIORITIES[-1])
 
 
 @dataclass(slots=True, eq=False)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pagewire.errors import Unavailable
 from pagewire.mailbox import BEAT_EVERY_S, SPEAKS, Peer
 from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, RequestId, Tokens
+from pagewire.priority import clamped
 from pagewire.sampling import SamplingParams
 from pagewire.text.stream import TextStream
 from pagewire.text.tokenizer import Tokenizer
@@ -142,7 +143,7 @@ class Service:
                 cache_salt=cache_salt,
                 deadline=now + (limit_s if timeout_s is None else min(timeout_s, limit_s)),
                 recovery_s=self.options.recovery_s,
-                priority=priority,
+                priority=clamped(priority),
             )
             choices = [Choice(TextStream(self._tokenizer, sampling)) for _ in range(sampling.n)]
             dispatch = Dispatch(job, self.requests.choose)

@@ -91,6 +91,46 @@ class HttpFlags:
             rich_help_panel="HTTP",
         ),
     ] = 8.0
+    request_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="N",
+            min=0.001,
+            help="Seconds that a request may take in all; clients may ask for less.",
+            rich_help_panel="Load",
+        ),
+    ] = 600.0
+    max_inflight: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Requests (prompts) in hand at once; those beyond get 429.",
+            rich_help_panel="Load",
+        ),
+    ] = 256
+    max_inflight_per_key: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Of those, with one API key.", rich_help_panel="Load"),
+    ] = 64
+    max_queued: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Of those in hand, waiting for their turn.",
+            rich_help_panel="Load",
+        ),
+    ] = 192
+    ttft_target: Annotated[
+        float,
+        typer.Option(
+            metavar="N",
+            min=0.001,
+            help="Seconds to a first token: a request that would wait longer for those before it gets 429.",
+            rich_help_panel="Load",
+        ),
+    ] = 60.0
 
     def keys(self) -> tuple[str, ...]:
         """Raises ConfigError on a key that no client could send, without saying what it is."""
@@ -110,6 +150,11 @@ class HttpFlags:
             api_keys=self.keys(),
             max_model_len=names.max_model_len,
             recovery_s=self.recovery_timeout,
+            request_timeout_s=self.request_timeout,
+            max_inflight=self.max_inflight,
+            max_inflight_per_key=self.max_inflight_per_key,
+            max_queued=self.max_queued,
+            ttft_target_s=self.ttft_target,
             log_level=names.log_level,
         )
 

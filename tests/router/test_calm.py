@@ -11,6 +11,7 @@ import pytest
 from conftest import World, running
 from router_stubs import peer
 
+from pagewire.priority import PRIORITIES
 from pagewire.text.tokenizer import Tokenizer
 from router.placement import Ledger
 
@@ -98,6 +99,11 @@ async def test_the_urgent_go_first(asked: Asked) -> None:
 async def test_priority_travels_to_the_nodes(narrow: World, asked: Asked) -> None:
     await asked.ask("one", priority=3)
     assert narrow.cluster.requests()[0].priority == 3
+
+
+async def test_a_priority_may_be_any_number(world: World) -> None:
+    assert (await world.chat(priority=1 << 70)).status_code == 200
+    assert world.cluster.requests()[0].priority == PRIORITIES[-1]
 
 
 @pytest.mark.parametrize("value", ["1", 1.5, True])

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pagewire.messages import RequestId
-from router.fair_queue import AGE_S, PRIORITIES, Entry, FairQueue
+from pagewire.priority import AGE_S, PRIORITIES
+from router.fair_queue import Entry, FairQueue
 
 QUANTUM = 100
 
