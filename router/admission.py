@@ -94,7 +94,7 @@ class Admission:
         if len(self._backlog) >= self._limits.queued:
             raise self._overloaded("too many requests are waiting", 0.0)
         wait = self._backlog.wait(tenant, self._coming, capacity)
-        late = wait + min(self._backlog.node_s, self._limits.ttft_s / 2) - self._limits.ttft_s
+        late = wait + self._backlog.node_s - self._limits.ttft_s
         if wait and late > 0:
             raise self._overloaded("the answer would not begin in time", late)
         ticket = Ticket(self, tenant, 1 + body_bytes // BYTES_A_TOKEN)

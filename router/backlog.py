@@ -12,17 +12,19 @@ from router.drain import Drain
 from router.fair_queue import FairQueue
 from router.room import Capacity, Room, Size
 
+AHEAD_S = 0.5  # of reading that prefill nodes have in hand: more would only wait there instead of here
 SMOOTH = 0.2  # weight of the newest request in how long nodes take
 
 
 class Backlog:
     def __init__(self) -> None:
         self.queue = FairQueue()
-        self.drain = Drain()
+        self.drain = Drain()  # of what waits
+        self.reading = Drain()  # of prompts under way
         self.node_s = 0.0  # from leaving the queue to the first token, lately
         self._room = Room()
         self._waiting: dict[RequestId, tuple[float, Size]] = {}  # since when
-        self._sent: dict[RequestId, float] = {}  # not read yet
+        self._sent: dict[RequestId, tuple[float, float]] = {}  # when, and how long reading it should take
         self._now: float | None = None
 
     def __len__(self) -> int:
@@ -41,22 +43,26 @@ class Backlog:
         if head is None:
             return None
         since, size = self._waiting[head.request]
-        if capacity is not None and not self._room.fits(capacity, size):
-            return None
+        if capacity is not None:
+            ahead = AHEAD_S * self.reading.rate(capacity.nominal)
+            if not self._room.fits(capacity, size, ahead):
+                return None
         self.queue.pop()
         del self._waiting[head.request]
         if capacity is not None:
             self._room.enter(head.request, capacity, size)
             if now > since:  # else it did not have to wait, and tells nothing
-                self.drain.took(head.cost, capacity.nominal)
-        self._sent[head.request] = now
+                self.drain.took(head.cost / capacity.nominal)
+            self._sent[head.request] = now, size.prompt / capacity.nominal
         return head.request
 
     def read(self, now: float, request: RequestId) -> None:
         """The first token of ``request`` has come."""
-        sent = self._sent.pop(request, None)
-        if sent is not None:
+        self._pass(now)
+        if request in self._sent:
+            sent, nominal_s = self._sent.pop(request)
             self.node_s += SMOOTH * (now - sent - self.node_s)
+            self.reading.took(nominal_s)
         self._room.read(request)
 
     def leave(self, now: float, request: RequestId) -> None:
@@ -78,6 +84,8 @@ class Backlog:
         return ahead / self.drain.rate(capacity.nominal)
 
     def _pass(self, now: float) -> None:
-        if self.queue and self._now is not None and now > self._now:
-            self.drain.passed(now - self._now)
-        self._now = now
+        seconds, self._now = (0.0 if self._now is None else now - self._now), now
+        if seconds > 0 and self.queue:
+            self.drain.passed(seconds)
+        if seconds > 0 and self._room.prompts:
+            self.reading.passed(seconds)

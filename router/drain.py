@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-MEMORY_S = 4.0  # of waiting time, after which a third of what was seen still counts
+MEMORY_S = 4.0  # of such time, after which a third of what was seen still counts
 PRIOR_S = 1.0  # of seeing the nominal rate, to begin with
 LEAST = 0.02  # of the nominal rate: nodes that do nothing for a while are still nodes
 
@@ -20,14 +20,14 @@ class Drain:
         self._seconds = PRIOR_S
 
     def passed(self, seconds: float) -> None:
-        """So long something waited."""
+        """So long there was something."""
         kept = math.exp(-seconds / MEMORY_S)
         self._taken *= kept
         self._seconds = self._seconds * kept + seconds
 
-    def took(self, tokens: int, nominal: float) -> None:
-        """The nodes could use so many of the waiting tokens."""
-        self._taken += tokens / nominal
+    def took(self, nominal_s: float) -> None:
+        """The nodes took what they should take in ``nominal_s``."""
+        self._taken += nominal_s
 
     def rate(self, nominal: float) -> float:
         """Tokens a second."""

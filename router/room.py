@@ -69,16 +69,17 @@ class Room:
 
     def __init__(self) -> None:
         self._held: dict[RequestId, _Held] = {}
-        self._prompts = 0
+        self.prompts = 0  # tokens under way to their first token, as they count
         self._tokens = 0
         self._decoding = 0
 
-    def fits(self, capacity: Capacity, size: Size) -> bool:
-        """True if the nodes have use for one more; whoever has them to itself always fits."""
+    def fits(self, capacity: Capacity, size: Size, prompts: float) -> bool:
+        """True if the nodes have use for one more, and fewer than ``prompts`` tokens of prompts under way.
+        Whoever has them to itself always fits."""
         if not self._held:
             return True
         return (
-            self._prompts < capacity.prompts
+            self.prompts < min(prompts, capacity.prompts)
             and self._tokens + size.tokens <= capacity.tokens
             and self._decoding < capacity.sequences
         )
@@ -86,14 +87,14 @@ class Room:
     def enter(self, request: RequestId, capacity: Capacity, size: Size) -> None:
         counted = min(size.prompt, capacity.longest)
         self._held[request] = _Held(counted, size)
-        self._prompts += counted
+        self.prompts += counted
         self._tokens += size.tokens
 
     def read(self, request: RequestId) -> None:
         """Its first token has come. Once is enough."""
         held = self._held.get(request)
         if held is not None and held.counted:
-            self._prompts -= held.counted
+            self.prompts -= held.counted
             self._decoding += held.size.choices
             held.counted = 0
 

@@ -9,7 +9,7 @@ from router.backlog import Backlog
 from router.drain import Drain
 from router.room import ANSWER, Capacity, Room, Size
 
-CAPACITY = Capacity(prompts=1000, longest=250, tokens=100_000, sequences=4, nominal=2000)
+CAPACITY = Capacity(prompts=1000, longest=250, tokens=100_000, sequences=4, nominal=2000)  # half a second's
 SHORT = Size(prompt=100, choices=1, answer=10)
 
 
@@ -30,8 +30,8 @@ def sent(backlog: Backlog, now: float = 0.0, capacity: Capacity | None = CAPACIT
 def test_no_more_prompts_are_sent_out_than_the_nodes_have_use_for() -> None:
     backlog = joined(*[SHORT] * 12)
     assert len(sent(backlog)) == 10
-    backlog.read(1.0, RequestId("3"))
-    assert sent(backlog, 1.0) == ["10"]
+    backlog.read(0.0, RequestId("3"))
+    assert sent(backlog) == ["10"]
 
 
 def test_a_long_prompt_leaves_room_for_short_ones() -> None:
@@ -113,7 +113,7 @@ def test_a_rate_is_learned_from_how_fast_those_that_wait_go() -> None:
     drain = Drain()
     for _ in range(200):
         drain.passed(0.1)
-        drain.took(50, nominal=2_000.0)
+        drain.took(50 / 2_000)
     assert drain.rate(2_000.0) == pytest.approx(500, rel=0.05)
 
 
@@ -121,7 +121,7 @@ def test_a_rate_stands_when_nodes_come() -> None:
     drain = Drain()
     for _ in range(200):
         drain.passed(0.1)
-        drain.took(50, nominal=2_000.0)
+        drain.took(50 / 2_000)
     assert drain.rate(4_000.0) == pytest.approx(1000, rel=0.05)
 
 
@@ -129,6 +129,28 @@ def test_nodes_that_do_nothing_are_still_nodes() -> None:
     drain = Drain()
     drain.passed(1000.0)
     assert drain.rate(2_000.0) == pytest.approx(40)
+
+
+def served(backlog: Backlog, seconds: float) -> None:
+    """One request after the other, each of them in so many seconds."""
+    for number in range(20):
+        request = backlog.next(number * seconds, CAPACITY)
+        assert request is not None
+        backlog.read((number + 1) * seconds, request)
+        backlog.leave((number + 1) * seconds, request)
+
+
+def test_slow_nodes_are_given_less_ahead() -> None:
+    backlog = joined(*[SHORT] * 40)
+    served(backlog, 1.0)
+    assert backlog.reading.rate(CAPACITY.nominal) == pytest.approx(100, rel=0.1)
+    assert len(sent(backlog, 20.0)) == 1
+
+
+def test_how_long_nodes_take_is_remembered() -> None:
+    backlog = joined(*[SHORT] * 40)
+    served(backlog, 0.5)
+    assert backlog.node_s == pytest.approx(0.5, rel=0.05)
 
 
 def test_what_goes_at_once_tells_nothing_of_the_rate() -> None:
