@@ -15,6 +15,7 @@ from pagewire.engine.engine import Engine
 from pagewire.engine.pages import PageLease
 from pagewire.engine.sequence import Sequence, sequence_of
 from pagewire.messages import Handoff, NodeId, RequestId
+from pagewire.priority import rank
 from pagewire.timeline import Stopwatch
 
 Key = tuple[RequestId, int]
@@ -22,13 +23,14 @@ Key = tuple[RequestId, int]
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """A request on its way. ``lease`` is None while it waits for pages; ``generations`` are those of its
-    pages when it got them. ``cut`` choices will not go on.
+    """A request on its way. The lowest ``rank`` gets its pages first. ``lease`` is None while it waits for
+    pages; ``generations`` are those of its pages when it got them. ``cut`` choices will not go on.
     """
 
     transfer: TransferId
     router: NodeId
     seq: Sequence
+    rank: float
     deadline: float
     watch: Stopwatch
     lease: PageLease | None = None
@@ -61,15 +63,17 @@ class Landing:
         seq = sequence_of(request, self._engine.config.max_model_len)
         self._engine.check(seq)
         deadline = now + request.deadline_ms / 1000
-        self._arrivals[transfer] = Arrival(transfer, handoff.router, seq, deadline, Stopwatch(now))
+        self._arrivals[transfer] = Arrival(
+            transfer, handoff.router, seq, rank(now, request.priority), deadline, Stopwatch(now)
+        )
 
     def grant(self) -> Iterator[Arrival]:
-        """First come, first served: the reservations that have their pages now."""
-        for arrival in self:
-            if arrival.lease is None:
-                if not self._lease(arrival):
-                    return
-                yield arrival
+        """First come, first served, but for priorities: the reservations that have their pages now."""
+        waiting = [arrival for arrival in self if arrival.lease is None]
+        for arrival in sorted(waiting, key=lambda arrival: arrival.rank):
+            if not self._lease(arrival):
+                return
+            yield arrival
 
     def get(self, transfer: TransferId) -> Arrival | None:
         return self._arrivals.get(transfer)

@@ -1,8 +1,8 @@
 """Messages to bytes and back, strictly.
 
 A message is the xxh3-64 of what follows, 8 bytes, and a msgpack array ``[type name, {field: value, ...}]``.
-Dataclasses within are maps too, but those in a list are rows, ``[value, ...]`` in the order of their fields: a
-step's tokens need not repeat the names, and are read in a fifth of the time. Decoding accepts exactly the
+Dataclasses within are maps too, but those in a list are rows, ``[value, ...]`` in the order of their fields:
+a step's tokens need not repeat the names, and are read in a fifth of the time. Decoding accepts exactly the
 fields of the named dataclass with exactly their annotated types, refuses duplicate keys, NaN, ext types and
 unknown types, and raises RemoteProtocolError on anything else. The checksum finds accidents; against forgery
 stand the keys of the sockets. Knows dataclasses; knows no socket.

@@ -33,7 +33,8 @@ ROUTER = "router"
 @dataclass(frozen=True, slots=True)
 class Hello:
     """A node introduces itself, after each (re)connection. The epoch tells a restart from a repeat, and
-    ``session``, which rises within it, a node that has dropped everything from one that asks again."""
+    ``session``, which rises within it, a node that has dropped everything from one that asks again. A step
+    computes up to ``max_batch_tokens`` for up to ``max_num_seqs`` sequences."""
 
     node: NodeId
     epoch: Epoch
@@ -47,6 +48,8 @@ class Hello:
     num_pages: int
     page_size: int
     session: int = 1
+    max_batch_tokens: int = 512
+    max_num_seqs: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ class PrefillRequest:
 
     ``tokens`` is the prompt and, after a lost worker, the tokens that this choice had already emitted; the
     first ``num_prompt`` of them are the client's. A retry after tokens were emitted carries exactly one
-    choice. ``deadline_ms`` is what is left, so that clocks need not agree.
+    choice. ``deadline_ms`` is what is left, so that clocks need not agree. The lower ``priority``, the
+    earlier its turn.
     """
 
     request: RequestId
@@ -114,6 +118,7 @@ class PrefillRequest:
     cache_salt: str
     deadline_ms: int
     decode: DecodeTarget
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,4 +145,6 @@ def _hello(options: NodeOptions, built: Built, epoch: Epoch, address: str, serve
         max_model_len=config.max_model_len,
         num_pages=config.num_pages,
         page_size=config.page_size,
+        max_batch_tokens=config.max_batch_tokens,
+        max_num_seqs=config.max_num_seqs,
     )

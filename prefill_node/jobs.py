@@ -25,7 +25,8 @@ class Job:
 
     router: NodeId
     request: PrefillRequest
-    deadline: float  # on this node's clock, seconds
+    taken: float  # on this node's clock, seconds, as is the deadline
+    deadline: float
     watch: Stopwatch
     transfer: TransferId | None = None
     seq: Sequence | None = None
@@ -33,8 +34,8 @@ class Job:
     counts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def taken(cls, router: NodeId, request: PrefillRequest, now: float) -> Job:
-        return cls(router, request, now + request.deadline_ms / 1000, Stopwatch(now))
+    def taken_in(cls, router: NodeId, request: PrefillRequest, now: float) -> Job:
+        return cls(router, request, now, now + request.deadline_ms / 1000, Stopwatch(now))
 
     @property
     def key(self) -> Key:

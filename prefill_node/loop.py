@@ -8,7 +8,6 @@ finished sequence's lease stays with its job until the decode node has adopted t
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 
 from kv_transfer import Done, Granted, Lost, Refused, Sender, SenderEvent, gauges
@@ -42,6 +41,7 @@ from pagewire.timeline import (
     TRANSFER_HIDDEN,
 )
 from prefill_node.jobs import Job, Jobs
+from prefill_node.turns import due
 
 
 class PrefillNode:
@@ -61,7 +61,6 @@ class PrefillNode:
         self._attempts = Attempts()
         self._report_at = 0.0
         self._events: list[SenderEvent] = []  # that came in the middle of a step
-        self._ahead = 2 * engine.config.max_batch_tokens  # tokens asked for before they can be computed
 
     def turn(self) -> bool:
         """One round. False if nothing was computed: the caller may sleep until something arrives."""
@@ -113,7 +112,7 @@ class PrefillNode:
         match message:
             case PrefillRequest(request, attempt):
                 if self._attempts.begin(request, attempt):
-                    self._take(Job.taken(router, message, now), now)
+                    self._take(Job.taken_in(router, message, now), now)
             case Cancel(request, attempt, None):
                 if (job := self._jobs.get((request, attempt))) is not None:
                     self._drop(job, "cancelled")
@@ -139,23 +138,14 @@ class PrefillNode:
     # --- the handoff ----------------------------------------------------------------------------------------
 
     def _reserve(self, now: float) -> None:
-        """Ask for room on the decode side, about one batch ahead of the computation.
-
-        Each decode node is asked for so much: one that has no room holds up nobody else.
-        """
-        computing = self._engine.scheduler.queued_tokens
-        ahead: Counter[str] = Counter()
-        for job in self._jobs:
-            if job.reserving:
-                ahead[job.request.decode.address] += len(job.request.tokens)
-        for job in self._jobs:
-            address, tokens = job.request.decode.address, job.request.tokens
-            if not job.queued or computing + ahead[address] >= self._ahead:
-                continue
+        """Ask for room on the decode side, about one batch ahead of the computation."""
+        engine = self._engine
+        computing = [seq.remaining for seq in engine.scheduler.sequences()]
+        for job in due(self._jobs, computing, engine.config.max_batch_tokens):
             job.watch.lap(QUEUE, now)
-            ahead[address] += len(tokens)
-            payload = NODE_TO_NODE.encode(job.handoff(now))
-            self._jobs.bind(job, self._sender.reserve(address, len(tokens), payload, job.deadline - now, now))
+            tokens, payload = len(job.request.tokens), NODE_TO_NODE.encode(job.handoff(now))
+            address, left = job.request.decode.address, job.deadline - now
+            self._jobs.bind(job, self._sender.reserve(address, tokens, payload, left, now))
 
     def _transferred(self, event: Granted | Refused | Done | Lost, now: float) -> None:
         job = self._jobs.moving(event.transfer)

@@ -26,6 +26,7 @@ class Job:
     cache_salt: str
     deadline: float
     recovery_s: float = 8.0
+    priority: int = 0
 
 
 class Open(NamedTuple):

@@ -20,8 +20,9 @@ from starlette.types import ASGIApp
 from pagewire import __version__
 from pagewire.errors import PagewireError, RequestError, RequestFailed, Unavailable
 from router.access import Access
+from router.admission import Ticket
 from router.answers import ClientGone, MethodNotAllowed, NoRoute, NotServed, response_of
-from router.body import read
+from router.body import MAX_BODY, read
 from router.chat import chat
 from router.completions import completion
 from router.front import Front
@@ -51,15 +52,28 @@ def make(front: Front, api_keys: Sequence[str] = ()) -> ASGIApp:
 def _generation_routes(app: FastAPI, front: Front) -> None:
     @app.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
     async def chat_completions(request: Request) -> Response:
-        return await chat(front, request)
+        with _admitted(front, request):
+            return await chat(front, request)
 
     @app.post("/v1/completions", openapi_extra=_takes(CompletionBody))
     async def completions(request: Request) -> Response:
-        return await completion(front, request)
+        with _admitted(front, request):
+            return await completion(front, request)
 
     @app.post("/v1/responses", openapi_extra=_takes(ResponsesBody))
     async def responses(request: Request) -> Response:
-        return await respond(front, request)
+        with _admitted(front, request):
+            return await respond(front, request)
+
+
+def _admitted(front: Front, request: Request) -> Ticket:
+    """A place for ``request``, by its headers alone: a router that is full reads no body. Raises
+    Unavailable."""
+    announced = request.headers.get("content-length", "")[:12]
+    size = int(announced) if announced.isascii() and announced.isdecimal() else 0
+    ticket = front.service.admit(request.state.tenant, min(size, MAX_BODY))
+    request.state.ticket = ticket
+    return ticket
 
 
 def _text_routes(app: FastAPI, front: Front) -> None:

@@ -39,11 +39,10 @@ class Turn:
 
 
 async def prepare(front: Front, body: ChatBody) -> Turn:
-    """Everything about a chat that can be refused, and then its tokens. Raises RequestError, Unavailable."""
+    """Everything about a chat that can be refused, and then its tokens. Raises RequestError."""
     with renaming(params.chat_names(body)):
         sampling = params.of_chat(body)
         use = tool_use(body, front.dialect)
-        front.service.admit()
         text = render_chat(front, body, body.messages, use)
         thinking = front.dialect.thinking(text)
         by_format = sampling.grammar is not None and not use.forced

@@ -26,7 +26,7 @@ async def completion(front: Front, request: Request) -> Response:
     given = prompts_of(body.prompt)
     sampling = params.of_completion(body, len(given))
     await front.check_grammar(sampling.grammar, "response_format")
-    front.service.admit(len(given))
+    request.state.ticket.widen(len(given))
     prompts = [await prompt_of(front, body, prompt) for prompt in given]
     longest = max(len(prompt.tokens) for prompt in prompts)
     sampling = params.fit(sampling, longest, front.limit(), default=body.max_tokens is None)

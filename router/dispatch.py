@@ -205,6 +205,7 @@ class Dispatch:
             cache_salt=job.cache_salt,
             deadline_ms=max(1, int((job.deadline - now) * 1000)),
             decode=DecodeTarget(pair.decode.node, pair.decode.epoch, pair.address),
+            priority=job.priority,
         )
         self._out.append(Open(pair, query, message))
 

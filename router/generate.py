@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from pagewire.sampling import SamplingParams
 from router.feed import Delta
 from router.front import Front
+from router.params import timeout_s
 from router.replies import Reply, usage_of
 from router.requests import Generation
 from router.schemas import GenerationBody
@@ -72,6 +73,9 @@ def begin(front: Front, request: Request, asked: Asked) -> Generation:
         request.state.request_id,
         asked.prompts,
         asked.sampling,
+        request.state.ticket,
+        priority=asked.priority,
+        timeout_s=timeout_s(request.headers),
         cache_salt=asked.cache_salt,
         whole=not asked.stream,
         counts=asked.usage or not asked.stream,

@@ -37,6 +37,7 @@ class Inflight:
     wants_timing: bool
     timeline: Timeline = field(default_factory=Timeline)
     prompt_logprobs: PromptLogprobs | None = None
+    sent_at: float | None = None  # when its turn came; None while it waits
     first_at: float | None = None
     ended_at: float | None = None
     withheld: list[Delta] = field(default_factory=list)
@@ -117,8 +118,9 @@ class Inflight:
         return not self.wants_counts or self.timeline.cached_tokens is not None
 
     def timing(self, now: float) -> dict[str, object]:
+        queued = ((self.sent_at or self.ended_at or now) - self.arrived) + self.dispatch.waited
         return self.timeline.timing(
-            waited_ms=self.dispatch.waited * 1000,
+            waited_ms=queued * 1000,
             ttft_ms=None if self.first_at is None else (self.first_at - self.arrived) * 1000,
             total_ms=((self.ended_at or now) - self.arrived) * 1000,
             attempts=len(self.dispatch.pairs),

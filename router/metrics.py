@@ -41,7 +41,13 @@ class Door(Protocol):
 class Metrics:
     """One registry a router, so that several can live in one process."""
 
-    def __init__(self, fleet: Fleet, inflight: Callable[[], int], cut_pairs: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        inflight: Callable[[], int],
+        cut_pairs: Callable[[], int],
+        queued: Callable[[], int],
+    ) -> None:
         self.registry = registry = CollectorRegistry()
         self.ttft = Histogram(
             "pagewire:time_to_first_token_seconds",
@@ -100,6 +106,9 @@ class Metrics:
         Gauge(
             "pagewire:router_inflight_requests", "Requests in the router's hands.", registry=registry
         ).set_function(inflight)
+        Gauge(
+            "pagewire:router_queued_requests", "Of those, waiting for their turn.", registry=registry
+        ).set_function(queued)
         Gauge(
             "pagewire:router_cut_pairs",
             "Pairs of a prefill and a decode node that did not reach each other when last tried.",

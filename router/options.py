@@ -20,7 +20,9 @@ class RouterOptions:
     in all, waits ``recovery_s`` for lost nodes to come back, and on SIGTERM has ``grace_s`` to end.
     ``colocated``: decode nodes read prompts themselves where there is no prefill node.
     ``tool_call_parser`` and ``reasoning_parser`` say how the model writes (``pagewire.text.output.dialect``).
-    ``max_inflight`` requests are taken at once. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
+    ``max_inflight`` requests are taken at once, ``max_inflight_per_key`` of one key's, and up to
+    ``max_queued`` of them wait for their turn; none whose first token would be later than ``ttft_target_s``
+    because of those before it. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
     None: nobody listens.
     """
 
@@ -42,5 +44,8 @@ class RouterOptions:
     max_inflight: int = 256
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
+    max_inflight_per_key: int = 64
+    max_queued: int = 192
+    ttft_target_s: float = 60.0
     log_level: str = "info"
     status_fd: int | None = None

@@ -5,6 +5,7 @@ Knows the two APIs' defaults; knows no tokenizer and no node.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from pagewire.errors import PromptTooLong, RequestError
@@ -13,6 +14,7 @@ from router.schemas import MAX_PROMPTS, ChatBody, CompletionBody, GenerationBody
 from router.unsupported import refuse_unsupported
 
 COMPLETION_TOKENS = 16  # OpenAI's default of max_tokens for completions
+TIMEOUT_HEADER = "x-request-timeout-ms"
 
 
 def of_chat(body: ChatBody) -> SamplingParams:
@@ -69,6 +71,17 @@ def fit(
             param="max_tokens",
         )
     return sampling
+
+
+def timeout_s(headers: Mapping[str, str]) -> float | None:
+    """How long the client is willing to wait for the whole answer; None: it did not say. Raises
+    RequestError."""
+    given = headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdecimal() and int(given[:12]) > 0):
+        raise RequestError(f"{TIMEOUT_HEADER} is a whole number of milliseconds", param=TIMEOUT_HEADER)
+    return int(given[:12]) / 1000
 
 
 def _check(body: GenerationBody, prompts: int) -> None:

@@ -11,10 +11,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from pagewire.errors import PagewireError, RequestFailed
+from pagewire.errors import DeadlineExceeded, PagewireError, RequestFailed
 from pagewire.mailbox import Peer
 from pagewire.messages import Beat, Failed, Load, RequestId, TokenItem, Tokens
 from router.actions import Action, ChoiceEnd, Closed, End, Handed, Open, Stop
+from router.admission import Ticket
+from router.backlog import Backlog
 from router.failures import cut_off
 from router.feed import Delta, Feed
 from router.fleet import Change, Fleet, NodeJoined, NodeLost
@@ -22,6 +24,7 @@ from router.inflight import Inflight
 from router.metrics import Metrics
 from router.placement import Ledger, Pair, Query, Tried, choose
 from router.reach import Reach
+from router.room import Size, capacity_of
 
 LINGER_S = 0.2  # for spans that come after the last token
 PROMPT_LINGER_S = 1.0  # for the prompt's log-probabilities, without which there is no answer
@@ -36,10 +39,11 @@ class Mailbox(Protocol):
 
 
 class Generation:
-    """One HTTP request: one ``Inflight`` a prompt, and the feed that they share."""
+    """One HTTP request: one ``Inflight`` a prompt, and the feed and the ticket that they share."""
 
-    def __init__(self, requests: Requests, feed: Feed, members: list[Inflight]) -> None:
+    def __init__(self, requests: Requests, feed: Feed, members: list[Inflight], ticket: Ticket) -> None:
         self.feed = feed
+        self.ticket = ticket
         self.members = members
         self.running = len(members)
         self.choices = sum(len(member.choices) for member in members)
@@ -63,6 +67,7 @@ class Requests:
         self.clock = clock
         self.ledger = Ledger()
         self.reach = Reach()
+        self.backlog = Backlog()
         self._fleet = fleet
         self._mailbox = mailbox
         self._metrics = metrics
@@ -74,22 +79,39 @@ class Requests:
     def __len__(self) -> int:
         return len(self._inflight)
 
-    def start(self, now: float, feed: Feed, members: list[Inflight]) -> Generation:
-        generation = Generation(self, feed, members)
+    def start(self, now: float, feed: Feed, members: list[Inflight], ticket: Ticket) -> Generation:
+        """Take ``members`` in, with the ticket that each gives a place back of when it ends."""
+        generation = Generation(self, feed, members, ticket)
+        ticket.keep()
         for member in members:
-            self._inflight[member.dispatch.job.request] = member
-            self._owners[member.dispatch.job.request] = generation
+            job = member.dispatch.job
+            self._inflight[job.request] = member
+            self._owners[job.request] = generation
             self._metrics.prompt_tokens.inc(member.prompt_tokens)
-        for member in members:
-            self._act(member, member.dispatch.start(now))
+            assert job.sampling.max_tokens is not None
+            size = Size(member.prompt_tokens, job.sampling.n, job.sampling.max_tokens)
+            self.backlog.join(now, job.request, ticket.tenant, size, job.priority)
+        self._send(now)
         return generation
+
+    def _send(self, now: float) -> None:
+        """Send out those whose turn it is, as far as the nodes have use for them."""
+        if not self.backlog:
+            return
+        capacity = capacity_of(self._fleet)
+        while (request := self.backlog.next(now, capacity)) is not None:
+            member = self._inflight[request]
+            member.sent_at = now
+            self._act(member, member.dispatch.start(now))
 
     def cancel(self, member: Inflight, error: PagewireError | None = None) -> None:
         if member.dispatch.job.request in self._inflight:
             self._act(member, member.dispatch.cancel(error))
+            self._send(self.clock())
 
     def fail_all(self, error: PagewireError) -> None:
-        for member in list(self._inflight.values()):
+        """Those that wait first, so that none of them is sent out in the place of another."""
+        for member in sorted(self._inflight.values(), key=lambda member: member.sent_at is not None):
             self.cancel(member, error)
 
     def choose(self, query: Query, tried: Tried) -> Pair | None:
@@ -104,10 +126,14 @@ class Requests:
 
     def tick(self, now: float) -> None:
         for member in list(self._inflight.values()):
-            if member.ended_at is None:
-                self._act(member, member.dispatch.tick(now))
-            else:
+            if member.ended_at is not None:
                 self._settle(now, member)
+            elif member.sent_at is not None:
+                self._act(member, member.dispatch.tick(now))
+            elif now >= member.dispatch.job.deadline:
+                late = DeadlineExceeded("the request's turn did not come in the time that it was given")
+                self._act(member, member.dispatch.cancel(late))
+        self._send(now)
 
     def tokens(self, now: float, peer: Peer, message: Tokens) -> None:
         """Counts first, then tokens: a last token may end the request."""
@@ -126,6 +152,7 @@ class Requests:
         for request in told:
             if (member := self._inflight.get(request)) is not None and member.ended_at is not None:
                 self._settle(now, member)
+        self._send(now)
 
     def failed(self, now: float, peer: Peer, message: Failed) -> None:
         """An attempt failed, perhaps because one of its nodes is dead: see before another is made there."""
@@ -140,6 +167,7 @@ class Requests:
         if pair is not None and peer == pair.prefill and cut_off(message):
             self._cut_off(now, pair, message)
         self._act(member, member.dispatch.failed(now, peer, message))
+        self._send(now)
 
     def _cut_off(self, now: float, pair: Pair, message: Failed) -> None:
         """The two nodes did not reach each other, though we reach both: for other requests to know."""
@@ -154,7 +182,7 @@ class Requests:
             match change:
                 case NodeJoined(peer):
                     log.info("%s joined", peer.node)
-                    for member in list(self._inflight.values()):
+                    for member in [m for m in self._inflight.values() if m.sent_at is not None]:
                         self._act(member, member.dispatch.tick(now))
                 case NodeLost(peer, role, reason):
                     log.warning("%s lost: %s", peer.node, reason)
@@ -214,6 +242,7 @@ class Requests:
         if choice.finish:
             return
         if member.first_at is None:
+            self.backlog.read(now, item.request)
             self._metrics.ttft.observe(now - member.arrived)
         elif choice.last_at is not None:
             self._metrics.gap.observe(now - choice.last_at)
@@ -231,6 +260,7 @@ class Requests:
     def _ended(self, member: Inflight, error: PagewireError | None) -> None:
         now = self.clock()
         member.ended_at = now
+        self.backlog.leave(now, member.dispatch.job.request)
         self._metrics.e2e.observe(now - member.arrived)
         if error is None and all(choice.finish for choice in member.choices):
             self._settle(now, member)
@@ -254,6 +284,7 @@ class Requests:
         del self._inflight[request]
         owner = self._owners.pop(request)
         owner.running -= 1
+        owner.ticket.leave()
         if error is not None:
             owner.feed.close(error)
         elif owner.running == 0:

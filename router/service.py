@@ -16,10 +16,12 @@ from collections.abc import Callable, Sequence
 from pagewire.errors import Unavailable
 from pagewire.mailbox import BEAT_EVERY_S, SPEAKS, Peer
 from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, RequestId, Tokens
+from pagewire.priority import clamped
 from pagewire.sampling import SamplingParams
 from pagewire.text.stream import TextStream
 from pagewire.text.tokenizer import Tokenizer
 from router.actions import Job
+from router.admission import Admission, Limits, Ticket
 from router.dispatch import Dispatch
 from router.feed import Feed
 from router.fleet import Fleet
@@ -27,6 +29,7 @@ from router.inflight import Choice, Inflight
 from router.metrics import Metrics
 from router.options import RouterOptions
 from router.requests import Generation, Mailbox, Requests
+from router.room import capacity_of
 
 SWEEP_S = 0.05  # between two looks at the time while requests are in hand
 IDLE_S = 0.5  # and while there are none
@@ -56,8 +59,22 @@ class Service:
             lost_after=options.lost_after_s,
             colocated=options.colocated,
         )
-        self.metrics = Metrics(self.fleet, lambda: len(self.requests), lambda: len(self.requests.reach))
+        self.metrics = Metrics(
+            self.fleet,
+            lambda: len(self.requests),
+            lambda: len(self.requests.reach),
+            lambda: len(self.requests.backlog),
+        )
         self.requests = Requests(self.fleet, mailbox, self.metrics, clock)
+        self.admission = Admission(
+            Limits(
+                inflight=options.max_inflight,
+                of_tenant=options.max_inflight_per_key,
+                queued=options.max_queued,
+                ttft_s=options.ttft_target_s,
+            ),
+            self.requests.backlog,
+        )
         self.draining = False
         self._mailbox = mailbox
         self._tokenizer = tokenizer
@@ -79,35 +96,42 @@ class Service:
         known = [n for n in (self.options.max_model_len, self.fleet.max_model_len) if n is not None]
         return min(known, default=None)
 
-    def admit(self, prompts: int = 1) -> None:
-        """Raises Unavailable if ``prompts`` more cannot be taken. Asked before any work is spent on them."""
+    def admit(self, tenant: str = "", body_bytes: int = 0) -> Ticket:
+        """A place for a request whose body has so many bytes. Asked before any work is spent on it, and
+        before the body is read. Raises Unavailable."""
         if self.draining:
             raise Unavailable("the server is shutting down", retry_after=2.0)
-        if not self.fleet.able:
+        capacity = capacity_of(self.fleet)
+        if capacity is None or not self.fleet.able:
             raise Unavailable("no prefill and decode node are ready", retry_after=2.0)
-        if len(self.requests) + prompts > self.options.max_inflight:
-            raise Unavailable("too many requests are running", status=429)
+        return self.admission.admit(tenant, body_bytes, capacity)
 
     def submit(
         self,
         request: str,
         prompts: Sequence[list[int]],
         sampling: SamplingParams,
+        ticket: Ticket,
         *,
+        priority: int = 0,
+        timeout_s: float | None = None,
         cache_salt: str = "",
         whole: bool = False,
         counts: bool = True,
         timing: bool = False,
         shown: frozenset[int] = frozenset(),
     ) -> Generation:
-        """Start ``prompts``, each with ``sampling.n`` choices. ``sampling.max_tokens`` None: as far as
-        there is room.
+        """Queue ``prompts``, each with ``sampling.n`` choices: their turn comes by itself. ``ticket`` has a
+        place for each, and goes with them.
 
         ``request`` is the id of the first. ``whole``: the reader collects all before it answers. ``counts``,
-        ``timing``: whether the reply needs what the nodes report. ``shown``: special tokens that stay in the
-        text. Raises Unavailable.
+        ``timing``: whether the reply needs what the nodes report. ``timeout_s``: the client's own, if it is
+        less than ours. ``shown``: special tokens that stay in the text. Raises Unavailable.
         """
-        self.admit(len(prompts))
+        if self.draining:  # since it was admitted
+            raise Unavailable("the server is shutting down", retry_after=2.0)
+        assert ticket.places == len(prompts)
+        limit_s = self.options.request_timeout_s
         now, feed = self.clock(), Feed(len(prompts) * sampling.n, unlimited=whole)
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         members = []
@@ -118,14 +142,15 @@ class Service:
                 sampling=sampling,
                 seed=seed,
                 cache_salt=cache_salt,
-                deadline=now + self.options.request_timeout_s,
+                deadline=now + (limit_s if timeout_s is None else min(timeout_s, limit_s)),
                 recovery_s=self.options.recovery_s,
+                priority=clamped(priority),
             )
             choices = [Choice(TextStream(self._tokenizer, sampling, shown=shown)) for _ in range(sampling.n)]
             dispatch = Dispatch(job, self.requests.choose)
             members.append(Inflight(dispatch, choices, number * sampling.n, now, counts, timing))
         self._begun.set()
-        return self.requests.start(now, feed, members)
+        return self.requests.start(now, feed, members, ticket)
 
     # --- tasks ----------------------------------------------------------------------------------------------
 

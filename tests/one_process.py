@@ -106,18 +106,15 @@ class World:
         *,
         reader: str = PREFILL,
         address: str = "d",
+        priority: int = 0,
     ) -> RequestId:
         """What a router does for a request, whose prompt the node of role ``reader`` is to read."""
         request = RequestId(name or f"r{next(self._ids)}")
         target = DecodeTarget(NodeId("d"), Epoch("de"), address)
-        self.posts[reader].inbox.append(
-            (
-                ROUTER,
-                PrefillRequest(
-                    request, 1, list(range(params.n)), tokens, len(tokens), params, seed, "", 60_000, target
-                ),
-            )
+        asked = PrefillRequest(
+            request, 1, list(range(params.n)), tokens, len(tokens), params, seed, "", 60_000, target, priority
         )
+        self.posts[reader].inbox.append((ROUTER, asked))
         return request
 
     def cancel(self, request: RequestId, choice: int | None = None) -> None:

@@ -93,6 +93,46 @@ class HttpFlags:
             rich_help_panel="HTTP",
         ),
     ] = 8.0
+    request_timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="N",
+            min=0.001,
+            help="Seconds that a request may take in all; clients may ask for less.",
+            rich_help_panel="Load",
+        ),
+    ] = 600.0
+    max_inflight: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Requests (prompts) in hand at once; those beyond get 429.",
+            rich_help_panel="Load",
+        ),
+    ] = 256
+    max_inflight_per_key: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Of those, with one API key.", rich_help_panel="Load"),
+    ] = 64
+    max_queued: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Of those in hand, waiting for their turn.",
+            rich_help_panel="Load",
+        ),
+    ] = 192
+    ttft_target: Annotated[
+        float,
+        typer.Option(
+            metavar="N",
+            min=0.001,
+            help="Seconds to a first token: a request that would wait longer for those before it gets 429.",
+            rich_help_panel="Load",
+        ),
+    ] = 60.0
 
     tool_call_parser: Annotated[
         ToolCallParser,
@@ -133,6 +173,11 @@ class HttpFlags:
             recovery_s=self.recovery_timeout,
             tool_call_parser=self.tool_call_parser,
             reasoning_parser=self.reasoning_parser,
+            request_timeout_s=self.request_timeout,
+            max_inflight=self.max_inflight,
+            max_inflight_per_key=self.max_inflight_per_key,
+            max_queued=self.max_queued,
+            ttft_target_s=self.ttft_target,
             log_level=names.log_level,
         )
 

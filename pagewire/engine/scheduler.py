@@ -6,6 +6,9 @@ drives it with real steps, the planner with simulated ones.
 A sequence is waiting or running. One that arrives with its KV present waits only for a place in the batch;
 one that has none waits for pages as well. Running sequences stand in the order of their start, and when pages
 run out an earlier one takes them from a later one, never the other way round: one can always go on.
+
+Of the tokens of a step, the shortest prompts get theirs first, so that nobody waits for a long one to be read
+as a whole; but the oldest one running gets a part of every step, and one that waits is passed only so often.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pagewire.config import EngineConfig
 from pagewire.engine.pages import PageLease, PagePool
 from pagewire.engine.prefix_cache import PrefixCache
 from pagewire.engine.sequence import Sequence
+from pagewire.engine.turns import count_skips, next_to_start, sure
 
 
 class Work(NamedTuple):
@@ -135,12 +139,12 @@ class Scheduler:
         plan = Plan([], [])
         self._start_arrived()
         budget = self.config.max_batch_tokens
-        budget -= self._plan_running([s for s in self.running if s.remaining == 1], budget, plan)
+        decodes = [seq for seq in self.running if seq.remaining == 1][:budget]
+        self._plan_running(dict.fromkeys(decodes, 1), plan)
+        budget -= len(plan.work)
         if self.config.max_mixed_tokens is not None and any(work.seq.num_output for work in plan.work):
             budget = min(budget, self.config.max_mixed_tokens)
-        budget -= self._plan_running([s for s in self.running if s.remaining > 1], budget, plan)
-        if not plan.preempted:
-            self._plan_waiting(budget, plan)
+        self._plan_prompts(budget, plan)
         return plan
 
     def advance(self, plan: Plan) -> None:
@@ -162,20 +166,34 @@ class Scheduler:
             assert self.arrived[0].remaining > 0
             self.running.append(self.arrived.popleft())
 
-    def _plan_running(self, seqs: list[Sequence], budget: int, plan: Plan) -> int:
-        """Plan as much of ``seqs`` as ``budget`` tokens and the pages allow; return the tokens spent."""
+    def _plan_prompts(self, budget: int, plan: Plan) -> None:
+        """Share ``budget`` tokens out among the prompts that are being read and those that wait."""
+        prompts = [seq for seq in self.running if seq.remaining > 1]
+        shares = dict.fromkeys(prompts, 0)  # in the order of their start, which counts when pages run out
+        left = budget
+        if prompts:
+            shares[prompts[0]] = sure(prompts[0], budget)
+            left -= shares[prompts[0]]
+        for seq in sorted(prompts, key=lambda seq: seq.remaining):
+            left -= self._plan_waiting(left, plan, below=seq.remaining)
+            more = min(left, seq.remaining - shares[seq])
+            shares[seq] += more
+            left -= more
+        left += sum(shares.values()) - self._plan_running(shares, plan)
+        self._plan_waiting(left, plan)
+
+    def _plan_running(self, shares: dict[Sequence, int], plan: Plan) -> int:
+        """Plan so many tokens of each of ``shares``, as far as the pages allow; return the tokens spent."""
         planned = {work.seq for work in plan.work}
         spent = 0
-        for seq in seqs:
-            if spent == budget:
-                break
-            if seq.lease is None:  # preempted for an earlier one
+        for seq, share in shares.items():
+            if seq.lease is None or not share:  # preempted for an earlier one, or not its turn
                 continue
-            end = min(len(seq.tokens), seq.num_computed + budget - spent)
+            end = seq.num_computed + share
             if self._grow(seq, end, planned, plan):
                 planned.add(seq)
                 plan.work.append(Work(seq, seq.num_computed, end))
-                spent += end - seq.num_computed
+                spent += share
         return spent
 
     def _grow(self, seq: Sequence, end: int, planned: set[Sequence], plan: Plan) -> bool:
@@ -215,20 +233,25 @@ class Scheduler:
         self.waiting.appendleft(seq)
         plan.preempted.append(seq)
 
-    def _plan_waiting(self, budget: int, plan: Plan) -> None:
-        """Start waiting sequences in order, each only once all its tokens find room; nobody overtakes."""
-        while self.waiting and budget and len(self.running) < self.config.max_num_seqs:
-            seq = self.waiting[0]
-            if not self._start(seq):
-                return
-            self.waiting.popleft()
+    def _plan_waiting(self, budget: int, plan: Plan, below: int | None = None) -> int:
+        """Start waiting sequences, each only once all its tokens find room, and none if somebody has just
+        been preempted; with ``below``, only those with fewer tokens. Return the tokens spent.
+        """
+        left = budget
+        while self.waiting and left and not plan.preempted and len(self.running) < self.config.max_num_seqs:
+            seq = next_to_start(self.waiting, left)
+            if (below is not None and len(seq.tokens) >= below) or not self._start(seq):
+                break
+            count_skips(self.waiting, seq)
+            self.waiting.remove(seq)
             self.running.append(seq)
-            end = min(len(seq.tokens), seq.num_computed + budget)
+            end = min(len(seq.tokens), seq.num_computed + left)
             assert seq.lease is not None
             grown = self.pool.grow(seq.lease, self.pool.pages_for(end) - len(seq.lease.pages))
             assert grown
             plan.work.append(Work(seq, seq.num_computed, end))
-            budget -= end - seq.num_computed
+            left -= end - seq.num_computed
+        return budget - left
 
     def _start(self, seq: Sequence) -> bool:
         """Give ``seq`` a lease on its prefix hit, if its other tokens fit beside what is running."""

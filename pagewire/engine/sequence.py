@@ -37,6 +37,7 @@ class Sequence:
     prefix_hit: int = 0  # of those, how many were found in the prefix cache when it was first scheduled
     page_hashes: list[bytes] = field(default_factory=list)  # hash chain over the full pages hashed so far
     preemptions: int = 0
+    skipped: int = 0  # how often a shorter one that came later was started before it
     ended: bool = False  # finished or aborted: what is still drawn for it is nobody's
 
     @property

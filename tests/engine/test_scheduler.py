@@ -5,6 +5,7 @@ from sequences import arrive, scheduler, sequence
 
 from pagewire.engine.scheduler import Plan, Scheduler
 from pagewire.engine.sequence import Sequence
+from pagewire.engine.turns import MAX_SKIPS
 
 
 def spans(plan: Plan) -> list[tuple[int, int]]:
@@ -72,7 +73,7 @@ def test_a_decode_that_started_later_still_comes_before_a_prefill() -> None:
 
 def test_beside_decodes_no_more_of_prompts_is_computed_than_they_are_to_wait_for() -> None:
     engine = scheduler(num_pages=32, budget=16, mixed=3)
-    first, second, _ = admit(engine, 4, 30, 2)
+    first, second, _ = admit(engine, 4, 30, 20)
     assert spans(step(engine)) == [(0, 4), (0, 12)]  # nobody decodes yet
     plan = step(engine)
     assert seqs(plan) == [first, second]
@@ -86,6 +87,70 @@ def test_prompts_start_in_order_and_nobody_overtakes() -> None:
     first, big, _small = admit(engine, 12, 24, 2)
     assert seqs(step(engine)) == [first]
     assert engine.waiting[0] is big
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one_to_be_read() -> None:
+    engine = scheduler(num_pages=64, budget=16)
+    long, short = admit(engine, 200, 10)
+    assert seqs(step(engine)) == [short, long]
+
+
+def test_a_short_prompt_that_comes_later_is_read_in_the_next_step() -> None:
+    engine = scheduler(num_pages=64, budget=16, caching=False)
+    (long,) = admit(engine, 200)
+    step(engine)
+    (short,) = admit(engine, 10)
+    plan = step(engine)
+    assert (seqs(plan), spans(plan)) == ([short, long], [(0, 10), (16, 22)])
+
+
+def test_of_running_prompts_the_shortest_gets_its_tokens_first() -> None:
+    engine = scheduler(num_pages=128, budget=16)
+    long, middle, _ = admit(engine, 200, 40, 10)
+    step(engine)
+    assert engine.running[1:] == [long]
+    plan = step(engine)
+    assert (seqs(plan), spans(plan)[1:]) == ([engine.running[0], middle, long], [(0, 11), (6, 10)])
+
+
+def test_the_oldest_prompt_gets_a_part_of_every_step() -> None:
+    engine = scheduler(num_pages=128, budget=16)
+    (long,) = admit(engine, 200)
+    step(engine)
+    for number in range(5):
+        for seq in admit(engine, 12):
+            seq.tokens[0] = number
+        assert any(work.seq is long and work.end - work.start >= 4 for work in step(engine).work)
+        for seq in [seq for seq in engine.running if seq is not long]:
+            if (lease := engine.remove(seq)) is not None:
+                engine.pool.release(lease)
+
+
+def test_what_a_short_prompt_leaves_of_a_step_goes_to_the_long_one() -> None:
+    engine = scheduler(num_pages=64, budget=16)
+    admit(engine, 200, 3)
+    assert sum(work.end - work.start for work in step(engine).work) == 16
+
+
+def test_one_that_waits_is_passed_only_so_often() -> None:
+    engine = scheduler(num_pages=512, budget=16, caching=False)
+    ahead, behind = admit(engine, 300, 400)
+    step(engine)
+    for passed in range(MAX_SKIPS + 2):
+        (short,) = admit(engine, 10)
+        assert (short in seqs(step(engine))) == (passed < MAX_SKIPS)
+        if (lease := engine.remove(short)) is not None:
+            engine.pool.release(lease)
+    assert (ahead.skipped, behind.skipped) == (0, MAX_SKIPS)
+
+
+def test_nobody_passes_a_preempted_sequence() -> None:
+    engine = scheduler(num_pages=64, budget=16)
+    back = sequence([1] * 100)
+    back.preemptions = 1
+    engine.admit(back)
+    admit(engine, 2)
+    assert seqs(step(engine)) == [back]
 
 
 def test_no_more_than_max_num_seqs_run() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +19,7 @@ from pagewire.engine.batch import build
 from pagewire.engine.pages import PageLease
 from pagewire.engine.scheduler import Plan, Work
 from pagewire.engine.sequence import Sequence
+from pagewire.engine.turns import MAX_SKIPS
 from pagewire.messages import RequestId
 from pagewire.sampling import SamplingParams
 
@@ -261,10 +262,26 @@ def test_no_page_is_held_once_all_has_ended(shape: Shape, seed: int) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(shape=shapes, seed=st.integers(0, 1 << 30))
-def test_fresh_sequences_start_in_the_order_of_their_admission(shape: Shape, seed: int) -> None:
+def test_a_fresh_sequence_is_passed_only_so_often(shape: Shape, seed: int) -> None:
     world = World(shape, seed)
     world.live(60)
-    assert world.started == world.fresh
+    admitted = {id(seq): number for number, seq in enumerate(world.fresh)}
+    started = [admitted[id(seq)] for seq in world.started]
+    assert sorted(started) == list(range(len(world.fresh)))
+    for place, number in enumerate(started):
+        assert sum(before > number for before in started[:place]) <= MAX_SKIPS
+
+
+@settings(deadline=None, max_examples=60)
+@given(shape=shapes, seed=st.integers(0, 1 << 30))
+def test_no_token_of_a_step_is_left_over_while_a_prompt_runs(shape: Shape, seed: int) -> None:
+    """Unless pages are short, or decodes wait for the step."""
+    world = World(replace(shape, num_pages=4000, mixed=None), seed)
+    for _ in range(30):
+        world.come()
+        plan = world.step()
+        spent = sum(work.end - work.start for work in plan.work)
+        assert spent == shape.budget or not any(seq.remaining > 1 for seq in world.engine.running)
 
 
 def test_hundreds_of_sequences_on_a_small_machine_end_after_many_preemptions() -> None:

@@ -57,6 +57,7 @@ class Cluster:
         self.apart: set[tuple[str, str]] = set()
         self.decode_first = False  # decode's message overtakes prefill's
         self.max_model_len = 256
+        self.max_batch_tokens = 512
         self.loads: dict[Peer, Load] = {}
         self._inbox: asyncio.Queue[tuple[Peer, Any]] = asyncio.Queue()
         self._released = asyncio.Event()
@@ -94,8 +95,9 @@ class Cluster:
         address = f"shm://{name}" if role == DECODE else ""
         pid = 100 + len(self.alive)
         hello = Hello(
-            who.node, who.epoch, role, "0.1.0", pid, LAYOUT, address, "m", self.max_model_len, 999, 16
-        )
+            who.node, who.epoch, role, "0.1.0", pid, LAYOUT, address, "m", self.max_model_len, 999, 16,
+            max_batch_tokens=self.max_batch_tokens,
+        )  # fmt: skip
         self._inbox.put_nowait((who, hello))
 
     def kill(self, name: str) -> None:

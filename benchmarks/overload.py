@@ -1,0 +1,150 @@
+"""Ten times what the server can do, and what becomes of it: prints pass or fail for each promise.
+
+python benchmarks/overload.py                  a minute for each load; about eight minutes python
+benchmarks/overload.py --seconds 10     a look
+
+A real server (router, one prefill node, one decode node, demo model) with three keys and a target for the
+first token of --slo seconds. 80% of the requests have 64 tokens in and 16 out, 20% 600 in and 32 out; no two
+share a prefix. A request is good if it is answered whole and its first token came within the target.
+
+peak      closed loop, 2 to 32 clients: the most good requests a second before    half the peak, open loop
+open      ten times the peak, open loop (Poisson), whatever is refused; then half the peak again closed    ten
+times as many clients as at the peak; who is refused comes back after Retry-After greedy    one key offers ten
+times the peak, two a third of it each
+
+The client runs in this process, on the same cores as the server: its share of a core and how late it sent are
+printed, to show that it was not what was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import sys
+
+import peer_processes
+from measure import machine, percentile, progress, table
+from overload_client import Client
+from overload_loads import Load, Loads
+
+KEYS = ("sk-greedy", "sk-second", "sk-third")
+CLIENTS = (2, 4, 8, 16, 32)
+TIMES = 10
+BACK_S = 5.0  # within which all is as before
+Row = tuple[str, str, bool]
+
+
+def flags() -> argparse.ArgumentParser:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--seconds", type=float, default=60.0, help="of each overload (default: %(default)s)")
+    words.add_argument(
+        "--slo", type=float, default=2.0, help="seconds to a first token (default: %(default)s)"
+    )
+    words.add_argument("--seed", type=int, default=1)
+    words.add_argument("--pagewire-args", default="", help="more flags for pagewire serve")
+    return words
+
+
+def command(slo: float, more: str) -> peer_processes.Command:
+    keys = [word for key in KEYS for word in ("--api-key", key)]
+    words = [sys.executable, "-m", "pagewire.cli.main", "serve", "demo", "--port", peer_processes.PORT]
+    return peer_processes.Command((*words, *keys, "--ttft-target", f"{slo:g}", *more.split()))
+
+
+async def peak_of(loads: Loads, seconds: float, slo: float) -> tuple[float, int]:
+    """The most good requests a second, and with how many clients."""
+    best = (0.0, 0)
+    for clients in CLIENTS:
+        progress(f"peak: {clients} clients")
+        load = await loads.closed(clients, seconds, KEYS[0])
+        print(f"  {clients:3} clients: {_line(load, slo)}", flush=True)
+        best = max(best, (load.goodput(slo), clients))
+        if load.goodput(slo) < best[0] * 0.7:
+            break
+    return best
+
+
+def judge(name: str, load: Load, peak: float, slo: float) -> list[Row]:
+    refused = [outcome.took * 1000 for outcome in load.refused]
+    first = [outcome.ttft for outcome in load.admitted]
+    share = load.goodput(slo) / peak
+    p99 = percentile(refused, 0.99) if refused else math.nan
+    ttft = percentile(first, 0.99) if first else math.inf
+    return [
+        (f"{name}: goodput at least 90% of the peak", f"{share:.0%}", share >= 0.9),
+        (f"{name}: refused within 50 ms (p99)", f"{p99:.1f} ms of {len(refused)}", p99 < 50),
+        (f"{name}: admitted, TTFT p99 within 1.5 of the target", f"{ttft:.2f} s", ttft <= 1.5 * slo),
+        (f"{name}: answered whole, or refused with Retry-After", f"{len(load.broken)} not", not load.broken),
+    ]
+
+
+def back_again(before: Load, after: Load) -> Row:
+    """From ``BACK_S`` after the end on, first tokens come as they did before."""
+    since = min(outcome.due for outcome in after.outcomes) + BACK_S
+    was = percentile([o.ttft for o in before.outcomes], 0.99)
+    now = percentile([o.ttft for o in after.outcomes if o.due >= since], 0.99)
+    return (
+        "open: normal again within 5 s (TTFT p99 as before)",
+        f"{now:.2f} s, {was:.2f} before",
+        now <= 1.5 * was,
+    )
+
+
+async def run(url: str, options: argparse.Namespace) -> list[Row]:
+    slo, seconds = options.slo, options.seconds
+    client = Client(url)
+    loads, rows = Loads(client, options.seed), []
+    await loads.closed(2, 3.0, KEYS[0])  # the first requests of a process are slower
+    peak, clients = await peak_of(loads, max(5.0, seconds / 4), slo)
+    print(f"peak: {peak:.2f} good requests/s with {clients} clients", flush=True)
+
+    progress("half the peak")
+    calm = max(15.0, seconds / 2)
+    before = await loads.open({KEYS[0]: peak / 2}, calm)
+    print(f"  before: {_line(before, slo)}", flush=True)
+    progress("open loop")
+    load = await loads.open({KEYS[0]: TIMES * peak}, seconds)
+    after = await loads.open({KEYS[0]: peak / 2}, calm)
+    print(f"  open:   {_line(load, slo)}\n  after:  {_line(after, slo)}", flush=True)
+    rows += [*judge("open", load, peak, slo), back_again(before, after)]
+
+    progress("closed loop")
+    load = await loads.closed(TIMES * clients, seconds, KEYS[0])
+    print(f"  closed: {_line(load, slo)}", flush=True)
+    rows += judge("closed", load, peak, slo)
+
+    progress("one greedy key")
+    load = await loads.open({KEYS[0]: TIMES * peak, KEYS[1]: peak / 3, KEYS[2]: peak / 3}, seconds)
+    print(f"  greedy: {_line(load, slo)}", flush=True)
+    for key in KEYS[1:]:
+        share = load.goodput(slo, key) / load.offered(key)
+        rows.append((f"greedy: {key} keeps at least 90% of its third", f"{share:.0%}", share >= 0.9))
+    client.close()
+    return rows
+
+
+def _line(load: Load, slo: float) -> str:
+    late = f", sent {percentile(load.late, 0.99) * 1000:.0f} ms late (p99)" if load.late else ""
+    first = sorted(o.ttft for o in load.admitted)
+    ttft = (
+        f"TTFT {percentile(first, 0.5):.2f} / {percentile(first, 0.99):.2f} s" if first else "none admitted"
+    )
+    return (
+        f"{load.offered():7.2f}/s offered, {load.goodput(slo):6.2f}/s good, {len(load.refused):5} refused, "
+        f"{ttft} (p50 / p99), client {load.client_cpu:.0%} of a core{late}"
+    )
+
+
+def main() -> int:
+    options = flags().parse_args()
+    print(machine(), flush=True)
+    with peer_processes.serving(command(options.slo, options.pagewire_args), "/ready") as url:
+        rows = asyncio.run(run(url, options))
+    progress("")
+    print(table(["promise", "measured", ""], [(a, b, "pass" if ok else "FAIL") for a, b, ok in rows]))
+    return 0 if all(ok for _, _, ok in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

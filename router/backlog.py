@@ -1,0 +1,91 @@
+"""Requests that were admitted and wait for their turn: queue, room on the nodes, and how fast it goes.
+
+Pure: ``(now, event)`` in, the next request out. Knows ids and sizes; knows no message, no text and no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pagewire.messages import RequestId
+from router.drain import Drain
+from router.fair_queue import FairQueue
+from router.room import Capacity, Room, Size
+
+AHEAD_S = 0.5  # of reading that prefill nodes have in hand: more would only wait there instead of here
+SMOOTH = 0.2  # weight of the newest request in how long nodes take
+
+
+class Backlog:
+    def __init__(self) -> None:
+        self.queue = FairQueue()
+        self.drain = Drain()  # of what waits
+        self.reading = Drain()  # of prompts under way
+        self.node_s = 0.0  # from leaving the queue to the first token, lately
+        self._room = Room()
+        self._waiting: dict[RequestId, tuple[float, Size]] = {}  # since when
+        self._sent: dict[RequestId, tuple[float, float]] = {}  # when, and how long reading it should take
+        self._now: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.queue)
+
+    def join(self, now: float, request: RequestId, tenant: str, size: Size, priority: int = 0) -> None:
+        self._pass(now)
+        self._waiting[request] = now, size
+        self.queue.push(now, request, tenant, size.tokens, priority)
+
+    def next(self, now: float, capacity: Capacity | None) -> RequestId | None:
+        """Whoever may go to the nodes now. Without a decode node everybody may: whoever has no node knows how
+        to wait for one, and for how long."""
+        self._pass(now)
+        head = self.queue.head()
+        if head is None:
+            return None
+        since, size = self._waiting[head.request]
+        if capacity is not None:
+            ahead = AHEAD_S * self.reading.rate(capacity.nominal)
+            if not self._room.fits(capacity, size, ahead):
+                return None
+        self.queue.pop()
+        del self._waiting[head.request]
+        if capacity is not None:
+            self._room.enter(head.request, capacity, size)
+            if now > since:  # else it did not have to wait, and tells nothing
+                self.drain.took(head.cost / capacity.nominal)
+            self._sent[head.request] = now, size.prompt / capacity.nominal
+        return head.request
+
+    def read(self, now: float, request: RequestId) -> None:
+        """The first token of ``request`` has come."""
+        self._pass(now)
+        if request in self._sent:
+            sent, nominal_s = self._sent.pop(request)
+            self.node_s += SMOOTH * (now - sent - self.node_s)
+            self.reading.took(nominal_s)
+        self._room.read(request)
+
+    def leave(self, now: float, request: RequestId) -> None:
+        """It is over, wherever it was."""
+        self._pass(now)
+        self.queue.remove(request)
+        self._room.leave(request)
+        self._sent.pop(request, None)
+        self._waiting.pop(request, None)
+
+    def wait(self, tenant: str, coming: Mapping[str, int], capacity: Capacity) -> float:
+        """Seconds that a request of ``tenant`` would wait here if it came now. ``coming`` tokens, by
+        tenant, are about to join. Of another tenant no more goes before it than it has before it of its
+        own."""
+        tokens = self.queue.tokens()
+        mine = tokens.get(tenant, 0) + coming.get(tenant, 0)
+        names = tokens.keys() | coming.keys() if mine else ()
+        ahead = sum(min(mine, tokens.get(name, 0) + coming.get(name, 0)) for name in names)
+        return ahead / self.drain.rate(capacity.nominal)
+
+    def _pass(self, now: float) -> None:
+        seconds, self._now = (0.0 if self._now is None else now - self._now), now
+        if seconds > 0 and self.queue:
+            self.drain.passed(seconds)
+        if seconds > 0 and self._room.prompts:
+            self.reading.passed(seconds)
