@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -25,6 +26,7 @@ from router.feed import Delta
 from router.replies import ChatReply, CompletionReply, Prompt, Reply, usage_of
 from router.requests import Generation
 from router.schemas import ChatBody, CompletionBody, GenerationBody, Message, TokenizeBody
+from router.served_by import served_by
 from router.service import Service
 from router.sse import EventStream, unless_gone
 
@@ -174,9 +176,10 @@ async def _answer(
     )
     shape = _Shape(reply, timing, usage, bool(options and options.continuous_usage_stats), mute)
     if body.stream:
-        return EventStream(_stream(generation, shape))
+        return EventStream(_stream(generation, shape), partial(served_by, generation))
     try:
-        return JSONResponse(await unless_gone(request.receive, _whole(generation, shape)))
+        whole = await unless_gone(request.receive, _whole(generation, shape))
+        return JSONResponse(whole, headers=served_by(generation))
     finally:
         generation.cancel()
 

@@ -7,6 +7,10 @@ as JSON.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Placement = Literal["round-robin", "load", "prefix"]
+Disaggregation = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,7 @@ class RouterOptions:
     ``secret_file`` holds the cluster secret. Times are in seconds: a request may take ``request_timeout_s``
     in all, waits ``recovery_s`` for lost nodes to come back, and on SIGTERM has ``grace_s`` to end.
     ``colocated``: decode nodes read prompts themselves where there is no prefill node.
+    ``placement`` and ``disaggregate`` are the rules of ``router.placement``.
     ``max_inflight`` requests are taken at once. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
     None: nobody listens.
     """
@@ -37,6 +42,8 @@ class RouterOptions:
     suspect_after_s: float = 1.5
     lost_after_s: float = 3.0
     colocated: bool = False
+    placement: Placement = "prefix"
+    disaggregate: Disaggregation = "auto"
     grace_s: float = 10.0
     max_inflight: int = 256
     log_level: str = "info"

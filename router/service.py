@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from pagewire.errors import Unavailable
 from pagewire.mailbox import BEAT_EVERY_S, SPEAKS, Peer
-from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, RequestId, Tokens
+from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, PagesChanged, RequestId, Tokens
 from pagewire.sampling import SamplingParams
 from pagewire.text.stream import TextStream
 from pagewire.text.tokenizer import Tokenizer
@@ -26,6 +26,7 @@ from router.fleet import Fleet
 from router.inflight import Choice, Inflight
 from router.metrics import Metrics
 from router.options import RouterOptions
+from router.placement import Rules
 from router.requests import Generation, Mailbox, Requests
 
 SWEEP_S = 0.05  # between two looks at the time while requests are in hand
@@ -57,7 +58,8 @@ class Service:
             colocated=options.colocated,
         )
         self.metrics = Metrics(self.fleet, lambda: len(self.requests), lambda: len(self.requests.reach))
-        self.requests = Requests(self.fleet, mailbox, self.metrics, clock)
+        rules = Rules(options.placement, options.disaggregate)
+        self.requests = Requests(self.fleet, mailbox, self.metrics, clock, rules)
         self.draining = False
         self._mailbox = mailbox
         self._tokenizer = tokenizer
@@ -165,6 +167,9 @@ class Service:
                     self.requests.tokens(now, peer, message)
             case Beat():
                 self._answer(peer, self.fleet.beat(now, peer, message))
+            case PagesChanged():
+                if self.fleet.heard(now, peer):
+                    self.requests.pages(now, peer, message)
             case Failed():
                 if self.fleet.heard(now, peer):
                     self.requests.failed(now, peer, message)

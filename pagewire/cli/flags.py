@@ -14,7 +14,7 @@ from pagewire.cli import machine, sizes
 from pagewire.errors import ConfigError
 from pagewire.hub import DEMO
 from pagewire.node_options import NodeOptions
-from router.options import RouterOptions
+from router.options import Disaggregation, Placement, RouterOptions
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
@@ -91,6 +91,24 @@ class HttpFlags:
             rich_help_panel="HTTP",
         ),
     ] = 8.0
+    placement: Annotated[
+        Placement,
+        typer.Option(
+            metavar="KIND",
+            help="How nodes are chosen: prefix (lowest predicted cost, with what their prefix caches hold), "
+            "load, or round-robin.",
+            rich_help_panel="HTTP",
+        ),
+    ] = "prefix"
+    disaggregate: Annotated[
+        Disaggregation,
+        typer.Option(
+            metavar="WHEN",
+            help="Whether prompts go through prefill nodes: always, never, or auto: unless that is predicted "
+            "to cost more than it saves.",
+            rich_help_panel="HTTP",
+        ),
+    ] = "auto"
 
     def keys(self) -> tuple[str, ...]:
         """Raises ConfigError on a key that no client could send, without saying what it is."""
@@ -110,6 +128,8 @@ class HttpFlags:
             api_keys=self.keys(),
             max_model_len=names.max_model_len,
             recovery_s=self.recovery_timeout,
+            placement=self.placement,
+            disaggregate=self.disaggregate,
             log_level=names.log_level,
         )
 

@@ -7,7 +7,8 @@ from pagewire.layout import KVLayout
 from pagewire.mailbox import Peer
 from pagewire.messages import Beat, Epoch, Hello, Load, NodeId
 from router.fleet import Fleet
-from router.placement import Ledger, Pair, Query, Tried, choose
+from router.ledger import Ledger
+from router.placement import Pair, Query, Rules, Tried, View, Why, choose
 from router.reach import FIRST_S, Link, Reach
 
 LAYOUT = KVLayout(layers=2, kv_heads=1, head_dim=8, dtype="float32", model="m")
@@ -41,8 +42,10 @@ def chosen(
     *,
     alone: bool = False,
 ) -> Pair | None:
-    query = Query([1, 2, 3], 20, alone=alone)
-    return choose(now, here, ledger or Ledger(), reach or Reach(), query, tried)
+    """By load: then names say who comes first."""
+    query, view = Query([1, 2, 3], 20, alone=alone), View(now, here, ledger or Ledger(), reach or Reach())
+    pair = choose(view, query, tried, Rules("load"))
+    return None if pair is None else pair._replace(why=Why())
 
 
 def link(prefill: int, decode: int) -> Link:
@@ -100,7 +103,7 @@ def test_what_was_just_sent_counts_before_the_node_reports_it() -> None:
     here, ledger = fleet("prefill-0", "prefill-1", "decode-0", "decode-1"), Ledger()
     first = chosen(here, ledger)
     assert first is not None
-    ledger.opened("r", 0, first, Query([1] * 50, 80))
+    ledger.opened("r", 0, first[:2], 50, 50, 80)
     second = chosen(here, ledger)
     assert second is not None
     assert {first.prefill, first.decode}.isdisjoint(second[:2])
@@ -189,17 +192,3 @@ def test_the_lowest_pair_that_is_not_cut(busy: list[int], cuts: set[tuple[int, i
         assert pair[:2] == link(p, d)
     else:
         assert pair[:2] == link(0, 0)  # it failed first
-
-
-@given(st.lists(st.tuples(st.integers(1, 99), st.integers(0, 99), st.booleans()), max_size=20))
-@settings(deadline=None)
-def test_the_ledger_ends_empty(sent: list[tuple[int, int, bool]]) -> None:
-    ledger, pair = Ledger(), Pair(peer("prefill-0"), peer("decode-0"), "")
-    for number, (prompt, more, _) in enumerate(sent):
-        ledger.opened("r", number, pair, Query([0] * prompt, prompt + more))
-    for number, (_, _, handed) in enumerate(sent):
-        if handed:
-            ledger.handed("r", number)
-            ledger.handed("r", number)
-        ledger.closed("r", number)
-    assert ledger == Ledger()
