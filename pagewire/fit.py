@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 MEMORY = 300  # observations, roughly
-_RIDGE = 1e-4  # where two parts cannot be told apart, both are kept small
+_RIDGE = 1e-4  # where two parts cannot be told apart, the one that is large beside its scale gets most
 
 
 class Fit:
@@ -44,9 +44,8 @@ class Fit:
 
     def _solve(self, free: list[int]) -> list[float]:
         """The weights of ``free`` alone, in units of the scales."""
-        rows = [
-            [self._squares[i][j] * (1 + _RIDGE * (i == j)) for j in free] + [self._products[i]] for i in free
-        ]
+        ridge = _RIDGE * max(self._squares[i][i] for i in free)
+        rows = [[self._squares[i][j] + ridge * (i == j) for j in free] + [self._products[i]] for i in free]
         for at in range(len(rows)):  # the matrix is positive definite: no pivoting
             for below in rows[at + 1 :]:
                 factor = below[at] / rows[at][at]

@@ -42,8 +42,8 @@ class RouterOptions:
     suspect_after_s: float = 1.5
     lost_after_s: float = 3.0
     colocated: bool = False
-    placement: Placement = "prefix"
-    disaggregate: Disaggregation = "auto"
+    placement: str = "prefix"  # a Placement
+    disaggregate: str = "auto"  # a Disaggregation
     grace_s: float = 10.0
     max_inflight: int = 256
     log_level: str = "info"

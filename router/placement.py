@@ -18,7 +18,6 @@ from pagewire.rates import reads_measured
 from router.cost import Costs, Prompt
 from router.fleet import Fleet, Node
 from router.ledger import Ledger
-from router.options import Disaggregation, Placement
 from router.reach import Link, Reach
 from router.strategies import STRATEGIES, Couple, Scene, by_cost, by_load, clearly_cheaper
 
@@ -65,11 +64,11 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How the operator wants it. ``disaggregate``: whether prompts go through prefill nodes; "auto": unless
-    it is predicted to be cheaper without."""
+    """How the operator wants it. ``placement`` names a strategy; ``disaggregate`` says whether prompts go
+    through prefill nodes, "auto": unless it is predicted to be cheaper without."""
 
-    placement: Placement = "prefix"
-    disaggregate: Disaggregation = "auto"
+    placement: str = "prefix"
+    disaggregate: str = "auto"
 
 
 class View(NamedTuple):

@@ -45,6 +45,13 @@ def test_steps_that_write_give_the_price_of_a_sequence() -> None:
     assert pace.gauges() == pytest.approx(dict(zip(WRITING, (10.0, 1.0), strict=True)), rel=0.02)
 
 
+def test_one_sequence_alone_does_not_say_what_a_second_costs() -> None:
+    pace = Pace()
+    for _ in range(20):
+        pace.step([write()], 10.0)
+    assert pace.gauges()["write_row_ms"] < 1.0
+
+
 def test_those_that_write_beside_a_prompt_are_not_its_price() -> None:
     pace = Pace()
     for rows in (1, 2, 4, 8):
