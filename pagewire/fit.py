@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 MEMORY = 300  # observations, roughly
-_RIDGE = 1e-4  # where two parts cannot be told apart, the one that is large beside its scale gets most
+_RIDGE = 1e-6  # where two parts cannot be told apart, the one that is large beside its scale gets most
 
 
 class Fit:

@@ -9,17 +9,16 @@ from pagewire.fit import Fit
 part = st.floats(0.01, 10)
 
 
-@given(st.tuples(part, part, part), st.lists(st.tuples(part, part), min_size=20, max_size=60, unique=True))
+@given(st.tuples(part, part, part))
 @settings(deadline=None)
-def test_it_predicts_what_it_saw(law: tuple[float, float, float], seen: list[tuple[float, float]]) -> None:
-    fit = Fit(1.0, 5.0, 5.0)
+def test_it_predicts_what_it_saw(law: tuple[float, float, float]) -> None:
+    fit, seen = Fit(1.0, 5.0, 5.0), [(float(a), a * a / 3) for a in range(1, 30)]
     for a, b in seen:
         fit.saw((1.0, a, b), law[0] + law[1] * a + law[2] * b)
     weights = fit.weights()
     for a, b in seen:
-        assert weights[0] + weights[1] * a + weights[2] * b == pytest.approx(
-            law[0] + law[1] * a + law[2] * b, rel=0.05
-        )
+        told = weights[0] + weights[1] * a + weights[2] * b
+        assert told == pytest.approx(law[0] + law[1] * a + law[2] * b, rel=0.02)
 
 
 @given(st.lists(st.tuples(part, part, st.floats(0.001, 1e6)), max_size=40))
