@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-
-import numpy as np
+from struct import pack as pack_numbers
 
 LABEL_BYTES = 8
 _DIGEST_BYTES = 20
@@ -28,7 +27,8 @@ def extend_chain(hashes: list[bytes], tokens: Sequence[int], salt: str, page_siz
     if len(hashes) >= count:
         return
     start = len(hashes)
-    raw = np.asarray(tokens[start * page_size : count * page_size], dtype="<i4").tobytes()
+    missing = tokens[start * page_size : count * page_size]
+    raw = pack_numbers(f"<{len(missing)}i", *missing)
     page_bytes = 4 * page_size
     parent = hashes[-1] if hashes else _root(salt, page_size)
     for offset in range(0, len(raw), page_bytes):

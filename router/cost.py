@@ -4,8 +4,8 @@ Pure functions over a snapshot of the pools: the router asks them about the node
 ask them about nodes that do not exist. Knows rates, tokens and what nodes report; knows no clock and decides
 nothing.
 
-    through a prefill node   queue there + reading what it does not hold + what the handoff adds to that
-                             + what writing costs at the decode node
+    through a prefill node   queue there + reading what it does not hold, for itself and whoever comes next
+                             + what the handoff adds to that + what writing costs at the decode node
     the decode node alone    the same without a handoff, and all streams there wait while the prompt is read
 """
 
@@ -21,6 +21,7 @@ from router.fleet import Node
 from router.ledger import Ledger
 
 HORIZON = 32  # tokens of an answer whose delay counts: what one more sequence costs, and costs the others
+BEHIND = 0.5  # of the time that a prompt takes: whoever comes next waits for it
 HIDDEN = 0.2  # of the work on bytes that travel while the prompt is read: it is not waited for, and not free
 FULL_MS = 10_000.0  # that a decode node takes to make all its room free, roughly
 UNMEASURED = 1.5  # times what prefill nodes take, while a decode node has not read a prompt itself
@@ -61,7 +62,7 @@ class Costs:
         reading = self.reading_ms(prompt, prefill)
         return (
             self.queue_ms(prefill)
-            + reading
+            + reading * (1 + BEHIND)
             + self.sending_ms(prompt, prefill, decode, reading)
             + self.writing_ms(prompt, decode)
         )
