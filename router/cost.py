@@ -23,6 +23,7 @@ from router.ledger import Ledger
 HORIZON = 32  # tokens of an answer whose delay counts: what one more sequence costs, and costs the others
 BEHIND = 0.5  # of the time that a prompt takes: whoever comes next waits for it
 HIDDEN = 0.2  # of the work on bytes that travel while the prompt is read: it is not waited for, and not free
+REPORTED_S = 2.0  # after which a node's report has what it was sent: a heartbeat, and a step that was long
 FULL_MS = 10_000.0  # that a decode node takes to make all its room free, roughly
 UNMEASURED = 1.5  # times what prefill nodes take, while a decode node has not read a prompt itself
 
@@ -43,20 +44,21 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The prices of one fleet at one moment. ``rates`` are each node's, measured or guessed."""
+    """The prices of one fleet at one moment, ``now``. ``rates`` are each node's, measured or guessed."""
 
+    now: float
     ledger: Ledger
     rates: Mapping[Peer, Rates]
 
     @classmethod
-    def of(cls, ledger: Ledger, nodes: Iterable[Node]) -> Costs:
+    def of(cls, now: float, ledger: Ledger, nodes: Iterable[Node]) -> Costs:
         """A rate that a node did not measure is the mean of those of its role that did."""
         nodes = list(nodes)
         prefills = _mean([node for node in nodes if node.hello.role != DECODE], Rates())
         slower = {name: UNMEASURED * getattr(prefills, name) for name in READING}
         decodes = _mean([node for node in nodes if node.hello.role == DECODE], replace(prefills, **slower))
         guess = {node.peer: decodes if node.hello.role == DECODE else prefills for node in nodes}
-        return cls(ledger, {n.peer: rates_of(n.load.gauges, guess[n.peer]) for n in nodes})
+        return cls(now, ledger, {n.peer: rates_of(n.load.gauges, guess[n.peer]) for n in nodes})
 
     def through(self, prompt: Prompt, prefill: Node, decode: Node) -> float:
         reading = self.reading_ms(prompt, prefill)
@@ -81,9 +83,12 @@ class Costs:
     # --- the parts ------------------------------------------------------------------------------------------
 
     def queue_ms(self, node: Node) -> float:
-        """What is to be read there before: this router's share by its own books, and what others sent."""
-        others = max(0, node.load.queued_tokens - self.ledger.prefilling[node.peer])
-        return (self.ledger.unread[node.peer] + others) * self._rates(node).read_token_ms
+        """What is to be read there before: of what this router sent, by its own books, as much as the node
+        still reports, and what others sent."""
+        reported, ledger, peer = node.load.queued_tokens, self.ledger, node.peer
+        ours = min(ledger.unread[peer], reported + ledger.unread_since(peer, self.now - REPORTED_S))
+        others = max(0, reported - ledger.prefilling[peer])
+        return (ours + others) * self._rates(node).read_token_ms
 
     def reading_ms(self, prompt: Prompt, node: Node) -> float:
         rates, new = self._rates(node), prompt.new(node)

@@ -95,7 +95,7 @@ def choose(view: View, query: Query, tried: Tried, rules: Rules) -> Pair | None:
     if not decodes or not (prefills or colocated):
         return None
     prompt = Prompt(len(query.tokens), query.reserve, view.held)
-    scene = Scene(Costs.of(view.ledger, (*prefills, *decodes)), prompt, query.request)
+    scene = Scene(Costs.of(view.now, view.ledger, (*prefills, *decodes)), prompt, query.request)
     decodes, prefills = _promising(scene, tried, decodes), _promising(scene, tried, prefills)
     return _pair(scene, rules, _chosen(view, scene, query, tried, rules, decodes, prefills))
 

@@ -48,8 +48,9 @@ class Placing:
     def opened(self, now: float, action: Open) -> None:
         request, attempt = action.message.request, action.message.attempt
         pair, query = action.pair, action.query
-        prompt, link = len(query.tokens), pair[:2]
-        self.ledger.opened(request, attempt, link, prompt, prompt - pair.why.cached, query.reserve)
+        prompt, link, reserve = len(query.tokens), pair[:2], query.reserve
+        unread = prompt - pair.why.cached
+        self.ledger.opened(now, request, attempt, link, prompt=prompt, unread=unread, reserve=reserve)
         self.reach.opened(link, (request, attempt))
         self._metrics.placed.labels(pair.why.reason).inc()
         if self._looks:

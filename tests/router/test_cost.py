@@ -11,8 +11,8 @@ from router.fleet import Fleet
 from router.ledger import Ledger
 
 
-def costs(here: Fleet, ledger: Ledger | None = None) -> Costs:
-    return Costs.of(ledger or Ledger(), here.nodes.values())
+def costs(here: Fleet, ledger: Ledger | None = None, now: float = 0.0) -> Costs:
+    return Costs.of(now, ledger or Ledger(), here.nodes.values())
 
 
 def prompt(tokens: int = 100, reserve: int = 200, **held: int) -> Prompt:
@@ -46,9 +46,19 @@ def test_the_last_token_is_always_read() -> None:
 
 def test_a_queue_is_our_own_and_what_others_sent() -> None:
     here, ledger = fleet("prefill-0", "decode-0"), Ledger()
+    link = peer("prefill-0"), peer("decode-0")
     report(here, "prefill-0", MEASURED, queued_tokens=500)
-    ledger.opened("r", 0, (peer("prefill-0"), peer("decode-0")), 400, 100, 500)
+    ledger.opened(0.0, "r", 0, link, prompt=400, unread=100, reserve=500)
     assert costs(here, ledger).queue_ms(node(here, "prefill-0")) == pytest.approx(100 + (500 - 400))
+
+
+def test_a_prompt_that_is_half_read_is_half_a_queue_once_that_is_reported() -> None:
+    here, ledger = fleet("prefill-0", "decode-0"), Ledger()
+    link = peer("prefill-0"), peer("decode-0")
+    report(here, "prefill-0", MEASURED, queued_tokens=40)
+    ledger.opened(0.0, "r", 0, link, prompt=100, unread=100, reserve=500)
+    queue = [costs(here, ledger, now).queue_ms(node(here, "prefill-0")) for now in (1.0, 5.0)]
+    assert queue == pytest.approx([100.0, 40.0])
 
 
 def test_only_what_the_decode_node_lacks_is_sent_and_reading_hides_most_of_it() -> None:

@@ -82,7 +82,7 @@ def test_what_was_just_sent_counts_before_the_node_reports_it() -> None:
     here, ledger = fleet("prefill-0", "prefill-1", "decode-0", "decode-1"), Ledger()
     first = chosen(here, ledger)
     assert first is not None
-    ledger.opened("r", 0, first[:2], 50, 50, 80)
+    ledger.opened(0.0, "r", 0, first[:2], prompt=50, unread=50, reserve=80)
     second = chosen(here, ledger)
     assert second is not None
     assert {first.prefill, first.decode}.isdisjoint(second[:2])

@@ -16,7 +16,7 @@ FOUR = ("prefill-0", "prefill-1", "decode-0", "decode-1")
 
 def scene(here: Fleet, request: str = "r", *, ledger: Ledger | None = None, **held: int) -> Scene:
     known = {peer(name.replace("_", "-")): count for name, count in held.items()}
-    return Scene(Costs.of(ledger or Ledger(), here.nodes.values()), Prompt(1000, 1000, known), request)
+    return Scene(Costs.of(0.0, ledger or Ledger(), here.nodes.values()), Prompt(1000, 1000, known), request)
 
 
 def couples(here: Fleet) -> list[Couple]:
@@ -28,7 +28,7 @@ def test_each_pair_comes_in_its_turn() -> None:
     seen = Counter[tuple[str, str]]()
     for number in range(8):
         chosen = in_turn(scene(here, ledger=ledger), couples(here))
-        ledger.opened(str(number), 0, chosen.link, 1, 1, 1)
+        ledger.opened(0.0, str(number), 0, chosen.link, prompt=1, unread=1, reserve=1)
         seen[chosen.names] += 1
     assert set(seen.values()) == {2}
     assert len(seen) == 4
@@ -53,7 +53,7 @@ def test_and_not_one_that_is_longer() -> None:
 def test_what_was_just_sent_there_counts() -> None:
     here, ledger = fleet(*FOUR), Ledger()
     first = by_cost(scene(here, ledger=ledger), couples(here))
-    ledger.opened("r", 0, first.link, 1000, 1000, 1000)
+    ledger.opened(0.0, "r", 0, first.link, prompt=1000, unread=1000, reserve=1000)
     second = by_cost(scene(here, "s", ledger=ledger), couples(here))
     assert {first.prefill.peer, first.decode.peer}.isdisjoint(second.link)
 
