@@ -48,6 +48,7 @@ def served(model: str, cache: Path) -> Iterator[tuple[str, float, dict[str, psut
     """Where it serves, the seconds until it did, and its processes by name."""
     port = 20_000 + os.getpid() % 20_000
     words = [sys.executable, "-m", "pagewire.cli.main", "serve", model, "--port", str(port)]
+    words += ["--disaggregate", "always"]
     url, began = f"http://127.0.0.1:{port}", time.perf_counter()
     environment = os.environ | {"PAGEWIRE_CACHE": str(cache)}
     with subprocess.Popen(

@@ -142,7 +142,8 @@ class Client:
 @contextmanager
 def serving(options: str) -> Iterator[str]:
     """A `pagewire serve` of our own; yields its address."""
-    command = [sys.executable, "-m", "pagewire.cli.main", "serve", *shlex.split(options), "--port", "0"]
+    flags = ["--disaggregate", "always", *shlex.split(options), "--port", "0"]
+    command = [sys.executable, "-m", "pagewire.cli.main", "serve", *flags]
     with tempfile.NamedTemporaryFile("w+", suffix=".log") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:

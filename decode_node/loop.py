@@ -30,10 +30,13 @@ from pagewire.messages import (
     Hello,
     Load,
     NodeId,
+    PagesWanted,
     PrefillRequest,
     PromptLogprobs,
     Spans,
 )
+from pagewire.pace import Pace
+from pagewire.page_feed import PageFeed
 from pagewire.replies import REPORT_EVERY_S, Outbox, Replies, token_item
 from pagewire.timeline import FIRST_STEP, LANDING, QUEUE, Stopwatch
 
@@ -69,6 +72,8 @@ class DecodeNode:
         self._live: dict[Key, Live] = {}
         self._attempts = Attempts()
         self._report_at = 0.0
+        self._pages = PageFeed(hello, engine.pool, outbox)
+        self._pace = Pace()
 
     def turn(self) -> bool:
         """One round. False if nothing was computed: the caller may sleep until something arrives."""
@@ -81,13 +86,16 @@ class DecodeNode:
         self._expire(now)
         self._grant(now)
         looks = LAYERS_A_LOOK if self._receiver.open_transfers else self._layers
+        began = self._clock()
         out = self._engine.step(self._land, looks)
+        self._pace.step(out.computed, (self._clock() - began) * 1000)
         self._reply(out, now)
         self._report(now, busy=bool(out.computed))
         return out.worked
 
     def _report(self, now: float, *, busy: bool) -> None:
         """While steps follow each other, no more often than heartbeats can carry it."""
+        self._pages.tell(now, busy=busy)
         if not busy or now >= self._report_at:
             self._report_at = now + REPORT_EVERY_S
             self._outbox.report(self.load())
@@ -109,7 +117,8 @@ class DecodeNode:
             steps=self._engine.steps,
             gauges={"landing": len(self._landing), "live": len(self._live)}
             | self._engine.gauges()
-            | gauges(self._receiver),
+            | gauges(self._receiver)
+            | self._pace.gauges(),
         )
 
     def fail_all(self, code: str, message: str) -> None:
@@ -130,7 +139,10 @@ class DecodeNode:
                 self._cancel(lambda key, _: key == (request, attempt))
             case Cancel(request, attempt, int(choice)):
                 self._cut((request, attempt), choice)
+            case PagesWanted():
+                self._pages.wanted(router, message)
             case RouterLost(lost):
+                self._pages.lost(lost)
                 self._cancel(lambda _, owner: owner == lost)
 
     def _cancel(self, wanted: Callable[[Key, NodeId], bool]) -> None:

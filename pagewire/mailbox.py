@@ -38,8 +38,8 @@ GIVEN_UP_AFTER_S = 2.75  # a node a silent router: what it does for a dead one i
 _HANDSHAKE_MS = 2500
 _QUEUE = 10_000  # messages held for a peer that does not read; beyond it, sends report failure
 
-TO_ROUTER = Codec(m.Hello, m.Beat, m.Tokens, m.Failed)
-TO_NODE = Codec(m.Welcome, m.Beat, m.PrefillRequest, m.Cancel)
+TO_ROUTER = Codec(m.Hello, m.Beat, m.Tokens, m.Failed, m.PagesChanged)
+TO_NODE = Codec(m.Welcome, m.Beat, m.PrefillRequest, m.Cancel, m.PagesWanted)
 NODE_TO_NODE = Codec(m.Handoff, m.FirstTokens)  # these ride inside kv_transfer's frames
 
 SPEAKS = f"{__version__}+{fingerprint(TO_ROUTER, TO_NODE, NODE_TO_NODE)}"  # what Hello calls its version

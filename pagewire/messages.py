@@ -6,7 +6,7 @@ here: see ``kv_transfer.wire``.
 
     router  -> prefill : PrefillRequest, Cancel          router -> decode : Cancel
     prefill -> router  : Hello, Beat, Tokens, Failed     decode -> router : Hello, Beat, Tokens, Failed
-    router  -> both    : Welcome, Beat
+    router  -> both    : Welcome, Beat, PagesWanted      both -> router    : PagesChanged
     prefill -> decode  : Handoff, inside kv_transfer's RESERVE; FirstTokens, inside its COMMIT
 """
 
@@ -84,6 +84,31 @@ class Beat:
     node: NodeId
     epoch: Epoch
     load: Load = field(default_factory=Load)
+
+
+# --- what prefix caches hold --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PagesWanted:
+    """From now on the router wants to hear which pages the node's prefix cache holds, from an empty cache on.
+    The answers bear the number ``stream``; an earlier one is over."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class PagesChanged:
+    """Pages that can be found in the node's prefix cache since the last message of this stream, and those
+    that no longer can, as labels (see ``pagewire.page_chain``). The first one, of ``sequence`` 0, begins from
+    nothing; where a number is missing, the router asks for a new stream."""
+
+    node: NodeId
+    epoch: Epoch
+    stream: int
+    sequence: int
+    added: bytes
+    evicted: bytes
 
 
 # --- requests -----------------------------------------------------------------------------------------------

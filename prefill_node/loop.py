@@ -25,10 +25,13 @@ from pagewire.messages import (
     Hello,
     Load,
     NodeId,
+    PagesWanted,
     PrefillRequest,
     PromptLogprobs,
     Spans,
 )
+from pagewire.pace import Pace
+from pagewire.page_feed import PageFeed
 from pagewire.replies import REPORT_EVERY_S, Outbox, Replies, token_item
 from pagewire.timeline import (
     CACHED_TOKENS,
@@ -60,6 +63,8 @@ class PrefillNode:
         self._jobs = Jobs()
         self._attempts = Attempts()
         self._report_at = 0.0
+        self._pages = PageFeed(hello, engine.pool, outbox)
+        self._pace = Pace()
         self._events: list[SenderEvent] = []  # that came in the middle of a step
 
     def turn(self) -> bool:
@@ -72,13 +77,16 @@ class PrefillNode:
         self._events.clear()
         self._expire(now)
         self._reserve(now)
+        began = self._clock()
         out = self._engine.step(self._stream, self._sender.layer_group)
+        self._pace.step(out.computed, (self._clock() - began) * 1000)
         self._reply(out)
         self._report(now, busy=bool(out.computed))
         return out.worked
 
     def _report(self, now: float, *, busy: bool) -> None:
         """While steps follow each other, no more often than heartbeats can carry it."""
+        self._pages.tell(now, busy=busy)
         if not busy or now >= self._report_at:
             self._report_at = now + REPORT_EVERY_S
             self._outbox.report(self.load())
@@ -98,7 +106,10 @@ class PrefillNode:
             pages_total=accounts.total,
             transfers=self._sender.open_transfers,
             steps=self._engine.steps,
-            gauges={"jobs": len(self._jobs)} | self._engine.gauges() | gauges(self._sender),
+            gauges={"jobs": len(self._jobs)}
+            | self._engine.gauges()
+            | gauges(self._sender)
+            | self._pace.gauges(),
         )
 
     def fail_all(self, code: str, message: str) -> None:
@@ -116,7 +127,10 @@ class PrefillNode:
             case Cancel(request, attempt, None):
                 if (job := self._jobs.get((request, attempt))) is not None:
                     self._drop(job, "cancelled")
+            case PagesWanted():
+                self._pages.wanted(router, message)
             case RouterLost(lost):
+                self._pages.lost(lost)
                 for job in self._jobs:
                     if job.router == lost:
                         self._drop(job, "router_lost")
@@ -158,6 +172,8 @@ class PrefillNode:
             case Done(stats=stats):
                 job.watch.ms |= {TRANSFER_HIDDEN: stats.hidden_ms, TRANSFER_EXPOSED: stats.exposed_ms}
                 job.counts |= {TRANSFER_BYTES: stats.bytes, TRANSFER_FRAMES: stats.frames}
+                worked = stats.hidden_ms + stats.exposed_ms
+                self._pace.handoff(job.watch.ms[RESERVE], stats.exposed_ms, worked, stats.bytes)
                 self._replies.spans(job.router, self._spans(job))
                 self._forget(job)
             case Refused(code=code, reason=reason, retryable=retryable):

@@ -76,6 +76,11 @@ class Dispatch:
         self._cause: PagewireError = Unavailable("no prefill and decode node can take the request now")
         self._out: list[Action] = []
 
+    @property
+    def predicted_ttft_ms(self) -> float | None:
+        """Of the only attempt; None after a retry."""
+        return self.pairs[0].why.ttft_ms if len(self.pairs) == 1 else None
+
     # --- events ---------------------------------------------------------------------------------------------
 
     def start(self, now: float) -> list[Action]:
@@ -169,7 +174,7 @@ class Dispatch:
             if pair is None and self._waiting_since is not None and now - self._waiting_since >= ALONE_S:
                 pair = self._choose(query._replace(alone=True), tried)
             if pair is not None and len(self._cut) >= ENOUGH:
-                pair = pair._replace(prefill=pair.decode)
+                pair = pair.without_prefill()
             if pair is None or (now < self._retry_at and not tried.isdisjoint((*pair[:2], pair[:2]))):
                 if self._waiting_since is None:
                     self._waiting_since = now
@@ -183,7 +188,8 @@ class Dispatch:
         emitted = self._choices[group[0]].emitted
         assert self.job.sampling.max_tokens is not None
         reserve = len(self.job.tokens) + len(group) * self.job.sampling.max_tokens
-        return Query(self.job.tokens + emitted, reserve, self.job.cache_salt, alone=bool(self._cut))
+        tokens, job = self.job.tokens + emitted, self.job
+        return Query(tokens, reserve, job.cache_salt, bool(self._cut), job.request)
 
     def _open(self, now: float, group: list[int], pair: Pair, query: Query) -> None:
         attempt = _Attempt(len(self.pairs), pair, set(group))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from router.params import timeout_s
 from router.replies import Reply, usage_of
 from router.requests import Generation
 from router.schemas import GenerationBody
+from router.served_by import served_by
 from router.sse import EventStream, unless_gone
 
 
@@ -87,9 +89,10 @@ def begin(front: Front, request: Request, asked: Asked) -> Generation:
 async def answer(front: Front, request: Request, asked: Asked, reply: Reply) -> Response:
     generation = begin(front, request, asked)
     if asked.stream:
-        return EventStream(_stream(generation, asked, reply))
+        return EventStream(_stream(generation, asked, reply), partial(served_by, generation))
     try:
-        return JSONResponse(await unless_gone(request.receive, _whole(generation, asked, reply)))
+        whole = await unless_gone(request.receive, _whole(generation, asked, reply))
+        return JSONResponse(whole, headers=served_by(generation))
     finally:
         generation.cancel()
 

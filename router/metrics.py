@@ -102,6 +102,18 @@ class Metrics:
         self.retries = Counter(
             "pagewire:request_retries_total", "Attempts after the first.", registry=registry
         )
+        self.placed = Counter(
+            "pagewire:placements_total",
+            "Attempts by why their nodes were chosen, as the x-pagewire-served-by header says.",
+            ["reason"],
+            registry=registry,
+        )
+        self.mispredicted = Histogram(
+            "pagewire:ttft_prediction_error_seconds",
+            "How far a first token came from when placement had predicted it, either way.",
+            buckets=_LATENCY,
+            registry=registry,
+        )
         self.lost = Counter("pagewire:nodes_lost_total", "Nodes given up.", ["role"], registry=registry)
         Gauge(
             "pagewire:router_inflight_requests", "Requests in the router's hands.", registry=registry
@@ -115,6 +127,12 @@ class Metrics:
             registry=registry,
         ).set_function(cut_pairs)
         registry.register(_Nodes(fleet))
+
+    def first_token(self, seconds: float, predicted_ms: float | None) -> None:
+        """``predicted_ms`` is what placement believed; None: it was placed more than once."""
+        self.ttft.observe(seconds)
+        if predicted_ms is not None:
+            self.mispredicted.observe(abs(seconds - predicted_ms / 1000))
 
     def watch(self, door: Door) -> None:
         """Show from now on what ``door`` refused."""

@@ -7,6 +7,10 @@ as JSON.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Placement = Literal["round-robin", "load", "prefix"]
+Disaggregation = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,7 @@ class RouterOptions:
     ``secret_file`` holds the cluster secret. Times are in seconds: a request may take ``request_timeout_s``
     in all, waits ``recovery_s`` for lost nodes to come back, and on SIGTERM has ``grace_s`` to end.
     ``colocated``: decode nodes read prompts themselves where there is no prefill node.
+    ``placement`` and ``disaggregate`` are the rules of ``router.placement``.
     ``tool_call_parser`` and ``reasoning_parser`` say how the model writes (``pagewire.text.output.dialect``).
     ``max_inflight`` requests are taken at once, ``max_inflight_per_key`` of one key's, and up to
     ``max_queued`` of them wait for their turn; none whose first token would be later than ``ttft_target_s``
@@ -40,6 +45,8 @@ class RouterOptions:
     suspect_after_s: float = 1.5
     lost_after_s: float = 3.0
     colocated: bool = False
+    placement: str = "prefix"  # a Placement
+    disaggregate: str = "auto"  # a Disaggregation
     grace_s: float = 10.0
     max_inflight: int = 256
     tool_call_parser: str = "auto"

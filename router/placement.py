@@ -1,21 +1,27 @@
 """Which prefill node reads a prompt, and which decode node writes the answer.
 
 Pure functions over what is known of the nodes, of the ways between them, and what this router has sent them.
-Knows no message and no clock. ``Query`` carries the token ids so that a score may ask what a node has cached
-of them.
+Knows no message and no clock. Here it is decided who comes into question; among those that do,
+``router.strategies`` choose, and ``router.cost`` says whether the decode node had better read by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
 from pagewire.mailbox import Peer
 from pagewire.messages import DECODE, PREFILL
+from pagewire.rates import reads_measured
+from router.cost import Costs, Prompt
 from router.fleet import Fleet, Node
+from router.ledger import Ledger
 from router.reach import Link, Reach
+from router.strategies import STRATEGIES, Couple, Scene, by_cost, by_load, clearly_cheaper
+
+MANY = 256  # pairs: of more, only those of the most promising nodes are looked at
 
 Tried = frozenset[Peer | Link]  # what has failed the request: nodes, and pairs that did not reach each other
 
@@ -28,6 +34,20 @@ class Query(NamedTuple):
     reserve: int
     cache_salt: str = ""
     alone: bool = False
+    request: str = ""
+
+
+class Why(NamedTuple):
+    """``reason`` is "prefix" where the reader holds a beginning of the prompt, "alone" where the decode node
+    reads, else what the strategy goes by. Of ``tokens``, ``cached`` are believed to be held by the reader."""
+
+    reason: str = ""
+    cached: int = 0
+    tokens: int = 0
+    ttft_ms: float = 0.0  # predicted
+
+    def __str__(self) -> str:
+        return f"{self.reason}:{self.cached}/{self.tokens}" if self.cached else self.reason
 
 
 class Pair(NamedTuple):
@@ -36,131 +56,149 @@ class Pair(NamedTuple):
     prefill: Peer
     decode: Peer
     address: str
+    why: Why = Why()
+
+    def without_prefill(self) -> Pair:
+        return self._replace(prefill=self.decode, why=Why("alone", tokens=self.why.tokens))
 
 
-class _Entry(NamedTuple):
-    pair: Pair
-    prompt: int
-    reserve: int
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How the operator wants it. ``placement`` names a strategy; ``disaggregate`` says whether prompts go
+    through prefill nodes, "auto": unless it is predicted to be cheaper without."""
+
+    placement: str = "prefix"
+    disaggregate: str = "auto"
 
 
-@dataclass(slots=True)
-class Ledger:
-    """Tokens that this router has put on each node and that have not left it again.
+class View(NamedTuple):
+    """A snapshot. ``held``: leading tokens of the prompt that each node has in its prefix cache."""
 
-    A node's own report is one heartbeat old: of two requests in the same instant, the second must see the
-    first.
-    """
-
-    prefilling: dict[Peer, int] = field(default_factory=dict)  # prompt tokens
-    decoding: dict[Peer, int] = field(default_factory=dict)  # tokens reserved
-    _open: dict[tuple[str, int], _Entry] = field(default_factory=dict)
-    _at_prefill: set[tuple[str, int]] = field(default_factory=set)
-
-    def opened(self, request: str, attempt: int, pair: Pair, query: Query) -> None:
-        key, entry = (request, attempt), _Entry(pair, len(query.tokens), query.reserve)
-        assert key not in self._open
-        self._open[key] = entry
-        self._at_prefill.add(key)
-        _add(self.prefilling, pair.prefill, entry.prompt)
-        _add(self.decoding, pair.decode, entry.reserve)
-
-    def handed(self, request: str, attempt: int) -> None:
-        """The prompt is read. Idempotent."""
-        key = (request, attempt)
-        if key in self._at_prefill:
-            self._at_prefill.remove(key)
-            _add(self.prefilling, self._open[key].pair.prefill, -self._open[key].prompt)
-
-    def closed(self, request: str, attempt: int) -> None:
-        self.handed(request, attempt)
-        entry = self._open.pop((request, attempt))
-        _add(self.decoding, entry.pair.decode, -entry.reserve)
+    now: float
+    fleet: Fleet
+    ledger: Ledger
+    reach: Reach
+    held: Mapping[Peer, int] = {}
 
 
-def choose(now: float, fleet: Fleet, ledger: Ledger, reach: Reach, query: Query, tried: Tried) -> Pair | None:
+def choose(view: View, query: Query, tried: Tried, rules: Rules) -> Pair | None:
     """The best pair now, or None. Nodes in ``tried``, and silent ones, only where there are no others; a pair
     that is cut, to ``tried`` or to ``reach``, only where all are.
 
     The decode node alone stands in for both as a last resort, since whoever decodes there has to wait
     meanwhile: where ``query`` allows it, or where every pair is cut and one of them surely. Before that is
-    known, the pair whose failure is the longest ago is asked once more.
+    known, the pair whose failure is the longest ago is asked once more. And it does so where ``rules`` say,
+    or where that is predicted to be cheaper and nothing has gone wrong.
     """
-    decodes = [_Scored(_decode_score(node, ledger, tried), node) for node in fleet.of(DECODE)]
-    prefills = [_Scored(_prefill_score(node, ledger, tried), node) for node in fleet.of(PREFILL)]
-    if not decodes:
+    decodes, prefills = list(view.fleet.of(DECODE)), list(view.fleet.of(PREFILL))
+    colocated = query.alone or view.fleet.colocated or rules.disaggregate == "never"
+    if not decodes or not (prefills or colocated):
         return None
-    alone = _Couple(min(decodes), min(decodes))
-    if not prefills:
-        return alone.pair if query.alone or fleet.colocated else None
-    clear = _clear(now, reach, tried, decodes, prefills)
-    if clear is not None:
-        return (alone if query.alone and clear.link[0] in tried else clear).pair
-    cut = [_Couple(*both) for both in product(decodes, prefills)]
-    if query.alone or any(reach.sure(couple.link) for couple in cut):
-        return alone.pair
-    return min(cut, key=lambda c: (c.link in tried, reach.failed_at(c.link), c.score)).pair
+    prompt = Prompt(len(query.tokens), query.reserve, view.held)
+    scene = Scene(Costs.of(view.now, view.ledger, (*prefills, *decodes)), prompt, query.request)
+    decodes, prefills = _promising(scene, tried, decodes), _promising(scene, tried, prefills)
+    return _pair(scene, rules, _chosen(view, scene, query, tried, rules, decodes, prefills))
 
 
-Score = tuple[bool, bool, float, str]  # the lower the better; the name breaks ties the same way each time
-
-
-class _Scored(NamedTuple):
-    score: Score
-    node: Node
-
-
-class _Couple(NamedTuple):
-    decode: _Scored
-    prefill: _Scored
-
-    @property
-    def link(self) -> Link:
-        return self.prefill.node.peer, self.decode.node.peer
-
-    @property
-    def pair(self) -> Pair:
-        return Pair(*self.link, self.decode.node.hello.address)
-
-    @property
-    def score(self) -> tuple[int, int, Score, Score]:
-        """How many were tried, how many are silent, then the decode node before the prefill node. Where no
-        pair is cut, the lowest is that of the two lowest."""
-        to, by = self.decode.score, self.prefill.score
-        return (to[0] + by[0], to[1] + by[1], to, by)
-
-
-def _clear(
-    now: float, reach: Reach, tried: Tried, decodes: list[_Scored], prefills: list[_Scored]
-) -> _Couple | None:
-    """The lowest that is not cut."""
-
-    def cut(couple: _Couple) -> bool:
-        return couple.link in tried or reach.avoids(now, couple.link)
-
-    best = _Couple(min(decodes), min(prefills))
-    if not cut(best):
+def _chosen(
+    view: View,
+    scene: Scene,
+    query: Query,
+    tried: Tried,
+    rules: Rules,
+    decodes: list[Node],
+    prefills: list[Node],
+) -> Couple:
+    if not prefills or rules.disaggregate == "never":
+        return _alone(scene, tried, rules, decodes)
+    clear = _clear(view, tried, decodes, prefills)
+    if clear:
+        best = STRATEGIES[rules.placement](scene, clear)
+        if query.alone and best.prefill.peer in tried:
+            return _alone(scene, tried, rules, decodes)
+        if rules.disaggregate == "auto" and not tried:
+            return _cheaper_alone(scene, best, decodes) or best
         return best
-    others = (_Couple(*both) for both in product(decodes, prefills))
-    return min((c for c in others if not cut(c)), key=lambda couple: couple.score, default=None)
+    cut = [Couple(by, to) for to, by in product(decodes, prefills)]
+    if query.alone or any(view.reach.sure(couple.link) for couple in cut):
+        return _alone(scene, tried, rules, decodes)
+    return _longest_ago(view, scene, tried, cut)
 
 
-def _prefill_score(node: Node, ledger: Ledger, tried: Tried) -> Score:
-    queued = max(node.load.queued_tokens, ledger.prefilling.get(node.peer, 0))
-    return (node.peer in tried, node.suspect, queued, node.hello.node)
+def _alone(scene: Scene, tried: Tried, rules: Rules, decodes: list[Node]) -> Couple:
+    best = min(_standing(node, tried) for node in decodes)
+    couples = [Couple(node, node) for node in decodes if _standing(node, tried) == best]
+    return STRATEGIES[rules.placement](scene, couples)
 
 
-def _decode_score(node: Node, ledger: Ledger, tried: Tried) -> Score:
-    size = node.hello.page_size
-    after_ours = node.hello.num_pages * size - ledger.decoding.get(node.peer, 0)
-    free = min(node.load.pages_free * size, after_ours)
-    return (node.peer in tried, node.suspect, -free, node.hello.node)
+def _cheaper_alone(scene: Scene, best: Couple, decodes: list[Node]) -> Couple | None:
+    """The decode node that had better read the prompt itself, if the price of reading is known."""
+    if best.decode.suspect or not reads_measured(best.prefill.load.gauges):
+        return None
+    fresh = [Couple(node, node) for node in decodes if not node.suspect]
+    alone = by_cost(scene, fresh)
+    return alone if clearly_cheaper(scene, alone, best) else None
 
 
-def _add(counts: dict[Peer, int], peer: Peer, amount: int) -> None:
-    total = counts.get(peer, 0) + amount
-    assert total >= 0
-    if total:
-        counts[peer] = total
+def _pair(scene: Scene, rules: Rules, couple: Couple) -> Pair:
+    prompt, reader = scene.prompt, couple.prefill
+    cached = prompt.tokens - prompt.new(reader)
+    if couple.alone:
+        reason = "alone"
+    elif rules.placement == "prefix":
+        reason = "prefix" if cached else "load"
     else:
-        counts.pop(peer, None)
+        reason = rules.placement
+    why = Why(reason, cached, prompt.tokens, scene.costs.ttft_ms(prompt, *couple))
+    return Pair(*couple.link, couple.decode.hello.address, why)
+
+
+# --- who comes into question ----------------------------------------------------------------------------
+
+Standing = tuple[int, int]  # how many were tried, how many are silent: the lower the better
+
+
+def _standing(node: Node, tried: Tried) -> Standing:
+    return int(node.peer in tried), int(node.suspect)
+
+
+def _clear(view: View, tried: Tried, decodes: list[Node], prefills: list[Node]) -> list[Couple]:
+    """The pairs of the best standing that has any that are not cut."""
+    grouped: dict[tuple[int, int, Standing, Standing], list[Couple]] = {}
+    for to, by in product(decodes, prefills):
+        couple = Couple(by, to)
+        if couple.link in tried or view.reach.avoids(view.now, couple.link):
+            continue
+        grouped.setdefault(_order(couple, tried), []).append(couple)
+    return grouped[min(grouped)] if grouped else []
+
+
+def _order(couple: Couple, tried: Tried) -> tuple[int, int, Standing, Standing]:
+    """The two together, then the decode node before the prefill node."""
+    to, by = _standing(couple.decode, tried), _standing(couple.prefill, tried)
+    return (to[0] + by[0], to[1] + by[1], to, by)
+
+
+def _longest_ago(view: View, scene: Scene, tried: Tried, cut: list[Couple]) -> Couple:
+    """Of pairs that are all cut, that whose failure is the longest ago."""
+
+    def order(couple: Couple) -> tuple[bool, float, tuple[int, int, Standing, Standing]]:
+        return couple.link in tried, view.reach.failed_at(couple.link), _order(couple, tried)
+
+    first = min(order(couple) for couple in cut)
+    return by_load(scene, [couple for couple in cut if order(couple) == first])
+
+
+def _promising(scene: Scene, tried: Tried, nodes: list[Node]) -> list[Node]:
+    """All, or in a large fleet those that hold most of the prompt or have least to do."""
+    limit = int(MANY**0.5)
+    if len(nodes) <= limit:
+        return nodes
+    held, costs = scene.prompt.held, scene.costs
+
+    def busy(node: Node) -> tuple[Standing, float, int]:
+        return _standing(node, tried), costs.queue_ms(node), -costs.free_tokens(node)
+
+    by_busy = sorted(nodes, key=busy)
+    holders = sorted(by_busy, key=lambda node: -held.get(node.peer, 0))[: limit // 2]
+    return holders + [node for node in by_busy if node not in holders][: limit - len(holders)]

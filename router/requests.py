@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pagewire.errors import DeadlineExceeded, PagewireError, RequestFailed
 from pagewire.mailbox import Peer
-from pagewire.messages import Beat, Failed, Load, RequestId, TokenItem, Tokens
+from pagewire.messages import Beat, Failed, Load, PagesChanged, RequestId, TokenItem, Tokens
 from router.actions import Action, ChoiceEnd, Closed, End, Handed, Open, Stop
 from router.admission import Ticket
 from router.backlog import Backlog
@@ -22,8 +22,8 @@ from router.feed import Delta, Feed
 from router.fleet import Change, Fleet, NodeJoined, NodeLost
 from router.inflight import Inflight
 from router.metrics import Metrics
-from router.placement import Ledger, Pair, Query, Tried, choose
-from router.reach import Reach
+from router.placement import Pair, Query, Rules, Tried
+from router.placing import Placing
 from router.room import Size, capacity_of
 
 LINGER_S = 0.2  # for spans that come after the last token
@@ -63,11 +63,14 @@ class Generation:
 class Requests:
     """``clock`` gives seconds that never go back."""
 
-    def __init__(self, fleet: Fleet, mailbox: Mailbox, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, fleet: Fleet, mailbox: Mailbox, metrics: Metrics, clock: Callable[[], float], rules: Rules
+    ) -> None:
         self.clock = clock
-        self.ledger = Ledger()
-        self.reach = Reach()
         self.backlog = Backlog()
+        self.placing = Placing(fleet, mailbox.send, rules, metrics)
+        self.ledger = self.placing.ledger
+        self.reach = self.placing.reach
         self._fleet = fleet
         self._mailbox = mailbox
         self._metrics = metrics
@@ -115,7 +118,7 @@ class Requests:
             self.cancel(member, error)
 
     def choose(self, query: Query, tried: Tried) -> Pair | None:
-        return choose(self.clock(), self._fleet, self.ledger, self.reach, query, tried)
+        return self.placing.choose(self.clock(), query, tried)
 
     def reachable(self, peer: Peer) -> bool:
         """Send a heartbeat."""
@@ -125,6 +128,7 @@ class Requests:
     # --- events ---------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
+        self.placing.tick(now)
         for member in list(self._inflight.values()):
             if member.ended_at is not None:
                 self._settle(now, member)
@@ -177,17 +181,20 @@ class Requests:
             names = pair.prefill.node, pair.decode.node
             log.warning("%s and %s do not reach each other (%s): others go first", *names, message.code)
 
+    def pages(self, now: float, peer: Peer, message: PagesChanged) -> None:
+        self.placing.told(now, peer, message)
+
     def changed(self, now: float, changes: Sequence[Change]) -> None:
         for change in changes:
             match change:
                 case NodeJoined(peer):
                     log.info("%s joined", peer.node)
+                    self.placing.joined(now, peer)
                     for member in [m for m in self._inflight.values() if m.sent_at is not None]:
                         self._act(member, member.dispatch.tick(now))
                 case NodeLost(peer, role, reason):
                     log.warning("%s lost: %s", peer.node, reason)
-                    if self._fleet.get(peer) is None:  # else it lives, and has only begun a new session
-                        self.reach.forget(peer)
+                    self.placing.lost(peer)
                     self._metrics.lost.labels(role).inc()
                     for member in list(self._inflight.values()):
                         self._act(member, member.dispatch.lost(now, peer))
@@ -212,9 +219,8 @@ class Requests:
         match action:
             case TokenItem() as item:
                 self._token(member, item)
-            case Open(pair, query, message):
-                self.ledger.opened(request, message.attempt, pair, query)
-                self.reach.opened(pair[:2], (request, message.attempt))
+            case Open(pair, _, message) as opened:
+                self.placing.opened(self.clock(), opened)
                 if message.attempt > 0:
                     self._metrics.retries.inc()
                 if not self._mailbox.send(pair.prefill, message):
@@ -222,11 +228,10 @@ class Requests:
             case Stop(peer, cancel):
                 self._mailbox.send(peer, cancel)
             case Handed(attempt):
-                self.ledger.handed(request, attempt)
+                self.placing.handed(request, attempt)
                 self._came_through(member.dispatch.pairs[attempt])
             case Closed(attempt):
-                self.ledger.closed(request, attempt)
-                self.reach.closed(member.dispatch.pairs[attempt][:2], (request, attempt))
+                self.placing.closed(request, attempt, member.dispatch.pairs[attempt])
             case ChoiceEnd() as end:
                 self._metrics.finished.labels(member.choices[end.choice].finish or end.reason).inc()
                 self._publish(member, member.choice_end(end))
@@ -243,7 +248,7 @@ class Requests:
             return
         if member.first_at is None:
             self.backlog.read(now, item.request)
-            self._metrics.ttft.observe(now - member.arrived)
+            self._metrics.first_token(now - member.arrived, member.dispatch.predicted_ttft_ms)
         elif choice.last_at is not None:
             self._metrics.gap.observe(now - choice.last_at)
         self._metrics.generation_tokens.inc()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from pagewire.errors import Unavailable
 from pagewire.mailbox import BEAT_EVERY_S, SPEAKS, Peer
-from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, RequestId, Tokens
+from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, PagesChanged, RequestId, Tokens
 from pagewire.priority import clamped
 from pagewire.sampling import SamplingParams
 from pagewire.text.stream import TextStream
@@ -28,6 +28,7 @@ from router.fleet import Fleet
 from router.inflight import Choice, Inflight
 from router.metrics import Metrics
 from router.options import RouterOptions
+from router.placement import Rules
 from router.requests import Generation, Mailbox, Requests
 from router.room import capacity_of
 
@@ -65,7 +66,8 @@ class Service:
             lambda: len(self.requests.reach),
             lambda: len(self.requests.backlog),
         )
-        self.requests = Requests(self.fleet, mailbox, self.metrics, clock)
+        rules = Rules(options.placement, options.disaggregate)
+        self.requests = Requests(self.fleet, mailbox, self.metrics, clock, rules)
         self.admission = Admission(
             Limits(
                 inflight=options.max_inflight,
@@ -192,6 +194,9 @@ class Service:
                     self.requests.tokens(now, peer, message)
             case Beat():
                 self._answer(peer, self.fleet.beat(now, peer, message))
+            case PagesChanged():
+                if self.fleet.heard(now, peer):
+                    self.requests.pages(now, peer, message)
             case Failed():
                 if self.fleet.heard(now, peer):
                     self.requests.failed(now, peer, message)

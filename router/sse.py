@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -50,15 +50,21 @@ class EventStream(Response):
     """Sends what ``events`` yields, each as one ``data:`` event, and ``[DONE]`` after the last.
 
     Nothing is sent before the first event is there, so that an error until then is an HTTP error. One that
-    comes later is the last event, and there is no ``[DONE]``.
+    comes later is the last event, and there is no ``[DONE]``. ``headers`` gives those that are known only
+    then.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[list[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[list[dict[str, Any]], None],
+        headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events = events
+        self._late_headers = headers
         self._sending_since: float | None = None  # on the loop's clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,6 +96,7 @@ class EventStream(Response):
 
     async def _run(self, send: Send) -> None:
         first = await anext(self._events)
+        self.headers.update(self._late_headers())
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             await self._send(send, _encode(first))

@@ -14,7 +14,7 @@ from pagewire.cli import machine, sizes
 from pagewire.errors import ConfigError
 from pagewire.hub import DEMO
 from pagewire.node_options import NodeOptions
-from router.options import RouterOptions
+from router.options import Disaggregation, Placement, RouterOptions
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
@@ -152,6 +152,24 @@ class HttpFlags:
             rich_help_panel="HTTP",
         ),
     ] = "auto"
+    placement: Annotated[
+        Placement,
+        typer.Option(
+            metavar="KIND",
+            help="How nodes are chosen: prefix (lowest predicted cost, with what their prefix caches hold), "
+            "load, or round-robin.",
+            rich_help_panel="HTTP",
+        ),
+    ] = "prefix"
+    disaggregate: Annotated[
+        Disaggregation,
+        typer.Option(
+            metavar="WHEN",
+            help="Whether prompts go through prefill nodes: always, never, or auto: unless that is predicted "
+            "to cost more than it saves.",
+            rich_help_panel="HTTP",
+        ),
+    ] = "auto"
 
     def keys(self) -> tuple[str, ...]:
         """Raises ConfigError on a key that no client could send, without saying what it is."""
@@ -178,6 +196,8 @@ class HttpFlags:
             max_inflight_per_key=self.max_inflight_per_key,
             max_queued=self.max_queued,
             ttft_target_s=self.ttft_target,
+            placement=self.placement,
+            disaggregate=self.disaggregate,
             log_level=names.log_level,
         )
 

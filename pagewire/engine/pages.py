@@ -22,6 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pagewire.engine.page_changes import PageChanges
+
 
 @dataclass(slots=True, eq=False)
 class PageLease:
@@ -73,6 +75,12 @@ class PagePool:
         self._label: list[bytes | None] = [None] * num_pages
         self._by_label: dict[bytes, int] = {}
         self._leases: set[PageLease] = set()
+        self.changes = PageChanges()  # of labels
+
+    @property
+    def labels(self) -> list[bytes]:
+        """Of all pages that can be found."""
+        return list(self._by_label)
 
     @property
     def available(self) -> int:
@@ -157,6 +165,7 @@ class PagePool:
         if self._by_label.setdefault(label, page) != page:
             return False
         self._label[page] = label
+        self.changes.came(label)
         return True
 
     def find(self, label: bytes) -> int | None:
@@ -212,3 +221,4 @@ class PagePool:
         assert label is not None
         del self._by_label[label]
         self._label[page] = None
+        self.changes.left(label)

@@ -1,24 +1,16 @@
 """Which pages already hold the KV of a prompt's beginning.
 
-Knows token ids and the hash chain over full pages; the pool keeps the pages, their labels and the order of
-eviction. Knows no tensor and no request.
-
-The hash of page i is BLAKE2b-160 over (hash of page i-1, the page's token ids as little-endian int32); the
-root is the hash of the page size and the client's salt. A page's hash thus names all the tokens up to its
-end, and two salts never share a page.
+Knows token ids and their hash chain (``pagewire.page_chain``); the pool keeps the pages, their labels and the
+order of eviction. Knows no tensor and no request.
 """
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import NamedTuple
-
-import numpy as np
 
 from pagewire.engine.pages import PagePool
 from pagewire.engine.sequence import Sequence
-
-_DIGEST_BYTES = 20
+from pagewire.page_chain import extend_chain
 
 
 class CacheStats(NamedTuple):
@@ -76,21 +68,3 @@ class PrefixCache:
         for i in range(lease.offered, full):
             self.pool.label(lease.pages[i], seq.page_hashes[i])
         lease.offered = full
-
-
-def extend_chain(hashes: list[bytes], tokens: list[int], salt: str, page_size: int, count: int) -> None:
-    """Extend the chain ``hashes`` of ``tokens`` in place to ``count`` pages, hashing only those missing."""
-    assert count * page_size <= len(tokens)
-    if len(hashes) >= count:
-        return
-    start = len(hashes)
-    raw = np.asarray(tokens[start * page_size : count * page_size], dtype="<i4").tobytes()
-    page_bytes = 4 * page_size
-    parent = hashes[-1] if hashes else _root(salt, page_size)
-    for offset in range(0, len(raw), page_bytes):
-        parent = blake2b(parent + raw[offset : offset + page_bytes], digest_size=_DIGEST_BYTES).digest()
-        hashes.append(parent)
-
-
-def _root(salt: str, page_size: int) -> bytes:
-    return blake2b(f"{page_size}:{salt}".encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()

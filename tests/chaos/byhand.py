@@ -22,7 +22,7 @@ import here  # noqa: F401
 import httpx
 import psutil
 import zmq
-from cluster import START_S, Cluster, tiny_folder
+from cluster import HANDS_OVER, START_S, Cluster, tiny_folder
 
 from pagewire.messages import DECODE, PREFILL, ROUTER
 from pagewire.secret import apply_client, apply_server
@@ -118,7 +118,7 @@ class ByHand(Cluster):
         self.logs: dict[str, Path] = {}
 
     def __enter__(self) -> ByHand:
-        listen = ("--listen", self.mailbox, "--port", str(self.port))
+        listen = ("--listen", self.mailbox, "--port", str(self.port), *HANDS_OVER)
         self.process = self.start("router", "router", self.model, *listen)
         address = self.mailbox
         if self.relay is not None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import psutil
-from cluster import Cluster
+from cluster import HANDS_OVER, Cluster
 from report import FaultMissing
 
 HELD = ("jobs", "landing", "live", "transfers_open", "pages_leased")
@@ -38,7 +38,7 @@ class HurtCluster(Cluster):
         self.args = args
         self.log = tempfile.NamedTemporaryFile("w+", prefix="pagewire-chaos-", suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, str(PAUSED_SERVE), "serve", *args, "--port", "0"],
+            [sys.executable, str(PAUSED_SERVE), "serve", *HANDS_OVER, *args, "--port", "0"],
             stdout=self.log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PAGEWIRE_CHAOS": str(self.folder)},

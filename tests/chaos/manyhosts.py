@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import netns
 from badwire import BadWire
-from cluster import START_S, Cluster, tiny_folder
+from cluster import HANDS_OVER, START_S, Cluster, tiny_folder
 from netns import Host
 
 ROUTER = "router"
@@ -105,7 +105,8 @@ class ManyHosts(Cluster):
         pagewire = [sys.executable, "-m", "pagewire.cli.main", role, str(model)]
         pagewire += ["--cluster-secret-file", str(secret)]
         if host.name == ROUTER:
-            return [*pagewire, "--listen", f"tcp://{router}:{MAILBOX}", "--host", router, "--port", str(HTTP)]
+            listen = ("--listen", f"tcp://{router}:{MAILBOX}", "--host", router, "--port", str(HTTP))
+            return [*pagewire, *listen, *HANDS_OVER, "--placement", "load"]  # scenarios count on names
         pagewire += ["--router", f"tcp://{router}:{MAILBOX}", "--node-id", host.name, *_SIZES, *extra]
         return pagewire + (["--handoff", f"tcp://0.0.0.0:{HANDOFF}"] if role == "decode" else [])
 

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import here  # noqa: F401
-from cluster import Cluster, tiny_folder
+from cluster import HANDS_OVER, Cluster, tiny_folder
 from hostile import until
 from prompts import draw
 from report import FaultMissing, Plan, Row, Scenario
@@ -33,7 +33,15 @@ class Damaged(Cluster):
         self.folder = folder
         self.log = tempfile.NamedTemporaryFile("w+", prefix="pagewire-test-", suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("damaging.py")), "serve", *args, "--port", "0"],
+            [
+                sys.executable,
+                str(Path(__file__).with_name("damaging.py")),
+                "serve",
+                *HANDS_OVER,
+                *args,
+                "--port",
+                "0",
+            ],
             stdout=self.log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PAGEWIRE_DAMAGE": str(folder)},

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from cluster import START_S, Cluster, completion, tiny_folder
+from cluster import HANDS_OVER, START_S, Cluster, completion, tiny_folder
 
 SERVE = Path(__file__).with_name("watched_serve.py")
 TINY = ("--load-format", "dummy")
@@ -90,7 +90,7 @@ class Watched(Cluster):
         self.args = args
         self.log = tempfile.NamedTemporaryFile("w+", prefix="pagewire-test-", suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, str(SERVE), str(self.folder), "serve", *args, "--port", "0"],
+            [sys.executable, str(SERVE), str(self.folder), "serve", *HANDS_OVER, *args, "--port", "0"],
             stdout=self.log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},

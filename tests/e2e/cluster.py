@@ -23,6 +23,7 @@ from pagewire.hub import resolve
 from pagewire.text.tokenizer import load_tokenizer
 
 START_S = 120.0
+HANDS_OVER = ("--disaggregate", "always")  # even where a model is so small that it does not pay
 
 
 def tiny_folder(folder: Path) -> Path:
@@ -47,7 +48,7 @@ class Cluster:
         self.args = args
         self.log = tempfile.NamedTemporaryFile("w+", prefix="pagewire-test-", suffix=".log")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pagewire.cli.main", "serve", *args, "--port", "0"],
+            [sys.executable, "-m", "pagewire.cli.main", "serve", *HANDS_OVER, *args, "--port", "0"],
             stdout=self.log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},

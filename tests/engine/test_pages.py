@@ -155,6 +155,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.held: dict[PageLease, list[int]] = {}  # model: the pages that each lease must hold
         self.stamps: dict[bytes, tuple[int, int]] = {}  # model: label -> (page, generation) when it was given
         self.labels = 0
+        self.mirror: set[bytes] = set()  # the labels, by the changes that were told
 
     def holders(self, page: int) -> int:
         return sum(pages.count(page) for pages in self.held.values())
@@ -245,6 +246,15 @@ class PoolMachine(RuleBasedStateMachine):
             else:
                 assert self.pool.find(name) is None
                 del self.stamps[name]
+
+    @rule()
+    def tell(self) -> None:
+        added, evicted = self.pool.changes.take()
+        assert self.mirror.isdisjoint(added)
+        assert self.mirror.issuperset(evicted)
+        self.mirror |= set(added)
+        self.mirror -= set(evicted)
+        assert self.mirror == set(self.pool.labels)
 
     def teardown(self) -> None:
         for lease in self.leases:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sequences import sequence
 
 from pagewire.engine.pages import PagePool
-from pagewire.engine.prefix_cache import CacheStats, PrefixCache, extend_chain
+from pagewire.engine.prefix_cache import CacheStats, PrefixCache
 from pagewire.engine.sequence import Sequence
 
 PROMPT = list(range(100, 118))  # four full pages of 4 and a partial one
@@ -107,52 +107,11 @@ def test_a_duplicate_stays_private() -> None:
     assert cache.pool.accounts().cached == 0
 
 
-def test_nothing_is_hashed_twice() -> None:
-    hashes: list[bytes] = []
-    extend_chain(hashes, PROMPT, "", 4, 2)
-    poisoned = [b"kept", b"as it is"]
-    extend_chain(poisoned, PROMPT, "", 4, 2)
-    assert poisoned == [b"kept", b"as it is"]
-    assert len(hashes) == 2
-
-
-def test_the_chain_is_the_documented_hash() -> None:
-    from hashlib import blake2b
-
-    hashes: list[bytes] = []
-    extend_chain(hashes, [1, 2, 3, 4], "salt", 2, 2)
-    parent = blake2b(b"2:salt", digest_size=20).digest()
-    for page in ([1, 2], [3, 4]):
-        raw = b"".join(token.to_bytes(4, "little") for token in page)
-        parent = blake2b(parent + raw, digest_size=20).digest()
-    assert hashes[-1] == parent
-
-
-def test_page_size_is_part_of_the_root() -> None:
-    small: list[bytes] = []
-    large: list[bytes] = []
-    extend_chain(small, [1, 2], "", 1, 1)
-    extend_chain(large, [1, 2], "", 2, 1)
-    assert small[0] != large[0]
-
-
 def test_counters_add_up() -> None:
     cache = cache_of()
     cache.count(10, 4)
     cache.count(5, 0)
     assert cache.stats == CacheStats(queried=15, hit=4)
-
-
-@settings(deadline=None, max_examples=100)
-@given(tokens=st.lists(st.integers(0, 3), min_size=1, max_size=40), cuts=st.lists(st.integers(0, 10)))
-def test_a_chain_does_not_depend_on_how_it_was_extended(tokens: list[int], cuts: list[int]) -> None:
-    full = len(tokens) // 4
-    at_once: list[bytes] = []
-    extend_chain(at_once, tokens, "s", 4, full)
-    piecewise: list[bytes] = []
-    for count in [*cuts, full]:
-        extend_chain(piecewise, tokens, "s", 4, min(count, full))
-    assert piecewise == at_once
 
 
 @settings(deadline=None, max_examples=100)

@@ -41,7 +41,8 @@ class World:
         self.tokenizer = tokenizer
         self.answer = tokenizer.encode(ANSWER, add_special_tokens=False)
         self.cluster = Cluster(self.script, tokenizer.eos_id or 0)
-        made = RouterOptions(model="demo", mailbox="inproc://x", **options)  # type: ignore[arg-type]
+        calm = {"placement": "load", "disaggregate": "always"}  # so that names say who comes first
+        made = RouterOptions(model="demo", mailbox="inproc://x", **calm | options)  # type: ignore[arg-type]
         self.service = Service(self.cluster, made, tokenizer)
         dialect = dialect or dialect_of(tokenizer, made.tool_call_parser, made.reasoning_parser)
         self.front = Front(self.service, tokenizer, ("demo", "other"), 1, dialect, grammars)

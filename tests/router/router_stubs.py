@@ -19,6 +19,7 @@ from pagewire.messages import (
     Hello,
     Load,
     NodeId,
+    PagesWanted,
     PrefillRequest,
     PromptLogprobs,
     Spans,
@@ -73,7 +74,7 @@ class Cluster:
     def send(self, to: Peer, message: object) -> bool:
         if to not in self.alive:
             return False
-        if not isinstance(message, Welcome | Beat):
+        if not isinstance(message, Welcome | Beat | PagesWanted):
             self.sent.append((to, message))
         if isinstance(message, Beat):
             self.say(to, Beat(to.node, to.epoch, self.loads.get(to, Load())))

@@ -13,7 +13,7 @@ from router_stubs import peer
 
 from pagewire.priority import PRIORITIES
 from pagewire.text.tokenizer import Tokenizer
-from router.placement import Ledger
+from router.ledger import Ledger
 
 KEYS = ("sk-a", "sk-b")
 

@@ -8,7 +8,7 @@ from router_stubs import failed, peer
 
 from pagewire.messages import Beat, Epoch, NodeId, Welcome
 from router.feed import MAX_UNREAD_EVENTS
-from router.placement import Ledger
+from router.ledger import Ledger
 
 
 def idle(world: World) -> bool:

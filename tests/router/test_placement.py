@@ -2,34 +2,14 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from placement_world import fleet, peer, report
 
-from pagewire.layout import KVLayout
-from pagewire.mailbox import Peer
-from pagewire.messages import Beat, Epoch, Hello, Load, NodeId
 from router.fleet import Fleet
-from router.placement import Ledger, Pair, Query, Tried, choose
+from router.ledger import Ledger
+from router.placement import Pair, Query, Rules, Tried, View, Why, choose
 from router.reach import FIRST_S, Link, Reach
 
-LAYOUT = KVLayout(layers=2, kv_heads=1, head_dim=8, dtype="float32", model="m")
 NO_TRIES: Tried = frozenset()
-
-
-def peer(name: str) -> Peer:
-    return Peer(NodeId(name), Epoch("e"))
-
-
-def fleet(*names: str) -> Fleet:
-    here = Fleet(NodeId("r"), Epoch("r"), "0.1.0")
-    for name in names:
-        role = name.partition("-")[0]
-        address = f"shm://{name}" if role == "decode" else ""
-        hi = Hello(NodeId(name), Epoch("e"), role, "0.1.0", 1, LAYOUT, address, "m", 128, 64, 16)
-        here.hello(0.0, peer(name), hi)
-    return here
-
-
-def load(here: Fleet, name: str, **counts: int) -> None:
-    here.beat(0.0, peer(name), Beat(NodeId(name), Epoch("e"), Load(pages_total=64, **counts)))
 
 
 def chosen(
@@ -41,8 +21,10 @@ def chosen(
     *,
     alone: bool = False,
 ) -> Pair | None:
-    query = Query([1, 2, 3], 20, alone=alone)
-    return choose(now, here, ledger or Ledger(), reach or Reach(), query, tried)
+    """By load: then names say who comes first."""
+    query, view = Query([1, 2, 3], 20, alone=alone), View(now, here, ledger or Ledger(), reach or Reach())
+    pair = choose(view, query, tried, Rules("load"))
+    return None if pair is None else pair._replace(why=Why())
 
 
 def link(prefill: int, decode: int) -> Link:
@@ -85,14 +67,14 @@ def test_a_prefill_node_that_was_tried_is_no_better_than_none() -> None:
 
 def test_the_shorter_queue_prefills() -> None:
     here = fleet("prefill-0", "prefill-1", "decode-0")
-    load(here, "prefill-0", queued_tokens=500, pages_free=64)
+    report(here, "prefill-0", queued_tokens=500, pages_free=64)
     assert chosen(here).prefill == peer("prefill-1")  # type: ignore[union-attr]
 
 
 def test_the_emptier_pool_decodes() -> None:
     here = fleet("prefill-0", "decode-0", "decode-1")
-    load(here, "decode-0", pages_free=10)
-    load(here, "decode-1", pages_free=20)
+    report(here, "decode-0", pages_free=10)
+    report(here, "decode-1", pages_free=20)
     assert chosen(here).decode == peer("decode-1")  # type: ignore[union-attr]
 
 
@@ -100,7 +82,7 @@ def test_what_was_just_sent_counts_before_the_node_reports_it() -> None:
     here, ledger = fleet("prefill-0", "prefill-1", "decode-0", "decode-1"), Ledger()
     first = chosen(here, ledger)
     assert first is not None
-    ledger.opened("r", 0, first, Query([1] * 50, 80))
+    ledger.opened(0.0, "r", 0, first[:2], prompt=50, unread=50, reserve=80)
     second = chosen(here, ledger)
     assert second is not None
     assert {first.prefill, first.decode}.isdisjoint(second[:2])
@@ -180,7 +162,7 @@ def test_the_lowest_pair_that_is_not_cut(busy: list[int], cuts: set[tuple[int, i
     names = [f"{role}-{number}" for role in ("prefill", "decode") for number in range(3)]
     here = fleet(*names)
     for name, count in zip(names, busy, strict=True):
-        load(here, name, queued_tokens=count, pages_free=64 - count)
+        report(here, name, queued_tokens=count, pages_free=64 - count)
     pair = chosen(here, reach=cut(*(link(*one) for one in sorted(cuts))), now=1.0)
     clear = [(busy[3 + d], d, busy[p], p) for p in range(3) for d in range(3) if (p, d) not in cuts]
     assert pair is not None
@@ -191,15 +173,19 @@ def test_the_lowest_pair_that_is_not_cut(busy: list[int], cuts: set[tuple[int, i
         assert pair[:2] == link(0, 0)  # it failed first
 
 
-@given(st.lists(st.tuples(st.integers(1, 99), st.integers(0, 99), st.booleans()), max_size=20))
-@settings(deadline=None)
-def test_the_ledger_ends_empty(sent: list[tuple[int, int, bool]]) -> None:
-    ledger, pair = Ledger(), Pair(peer("prefill-0"), peer("decode-0"), "")
-    for number, (prompt, more, _) in enumerate(sent):
-        ledger.opened("r", number, pair, Query([0] * prompt, prompt + more))
-    for number, (_, _, handed) in enumerate(sent):
-        if handed:
-            ledger.handed("r", number)
-            ledger.handed("r", number)
-        ledger.closed("r", number)
-    assert ledger == Ledger()
+def test_of_a_large_fleet_those_that_hold_the_prompt_and_those_that_are_idle_are_looked_at() -> None:
+    here = fleet("decode-0", *(f"prefill-{number}" for number in range(40)))
+    for number in range(40):
+        report(here, f"prefill-{number}", queued_tokens=15 * number)
+    idle = {peer(f"prefill-{number}") for number in range(6)}
+    for held, wanted in (({peer("prefill-39"): 992}, {peer("prefill-39")}), ({}, idle)):
+        view = View(0.0, here, Ledger(), Reach(), held)
+        pair = choose(view, Query(range(1000), 1000), NO_TRIES, Rules(disaggregate="always"))
+        assert pair is not None
+        assert pair.prefill in wanted
+
+
+def test_why_says_what_the_reader_is_believed_to_hold() -> None:
+    view = View(0.0, fleet(*FOUR), Ledger(), Reach(), {peer("prefill-1"): 32})
+    whys = [choose(view, Query(range(40), 60), NO_TRIES, Rules(name)) for name in ("prefix", "round-robin")]
+    assert [str(pair.why) for pair in whys if pair is not None] == ["prefix:32/40", "round-robin"]

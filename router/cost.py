@@ -1,0 +1,133 @@
+"""What a placement is predicted to cost, in milliseconds.
+
+Pure functions over a snapshot of the pools: the router asks them about the nodes that serve, a planner may
+ask them about nodes that do not exist. Knows rates, tokens and what nodes report; knows no clock and decides
+nothing.
+
+    through a prefill node   queue there + reading what it does not hold, for itself and whoever comes next
+                             + what the handoff adds to that + what writing costs at the decode node
+    the decode node alone    the same without a handoff, and all streams there wait while the prompt is read
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from pagewire.mailbox import Peer
+from pagewire.messages import DECODE
+from pagewire.rates import NAMES, READING, Rates, rates_of
+from router.fleet import Node
+from router.ledger import Ledger
+
+HORIZON = 32  # tokens of an answer whose delay counts: what one more sequence costs, and costs the others
+BEHIND = 0.5  # of the time that a prompt takes: whoever comes next waits for it
+HIDDEN = 0.2  # of the work on bytes that travel while the prompt is read: it is not waited for, and not free
+REPORTED_S = 2.0  # after which a node's report has what it was sent: a heartbeat, and a step that was long
+FULL_MS = 10_000.0  # that a decode node takes to make all its room free, roughly
+UNMEASURED = 1.5  # times what prefill nodes take, while a decode node has not read a prompt itself
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is to be read and written. ``held``: leading tokens of it that each node has."""
+
+    tokens: int
+    reserve: int
+    held: Mapping[Peer, int]
+
+    def new(self, node: Node) -> int:
+        """Tokens that ``node`` would have to compute: the last one always, or there would be no logits."""
+        size = node.hello.page_size
+        return self.tokens - min(self.held.get(node.peer, 0), max(0, self.tokens - 1) // size * size)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """The prices of one fleet at one moment, ``now``. ``rates`` are each node's, measured or guessed."""
+
+    now: float
+    ledger: Ledger
+    rates: Mapping[Peer, Rates]
+
+    @classmethod
+    def of(cls, now: float, ledger: Ledger, nodes: Iterable[Node]) -> Costs:
+        """A rate that a node did not measure is the mean of those of its role that did."""
+        nodes = list(nodes)
+        prefills = _mean([node for node in nodes if node.hello.role != DECODE], Rates())
+        slower = {name: UNMEASURED * getattr(prefills, name) for name in READING}
+        decodes = _mean([node for node in nodes if node.hello.role == DECODE], replace(prefills, **slower))
+        guess = {node.peer: decodes if node.hello.role == DECODE else prefills for node in nodes}
+        return cls(now, ledger, {n.peer: rates_of(n.load.gauges, guess[n.peer]) for n in nodes})
+
+    def through(self, prompt: Prompt, prefill: Node, decode: Node) -> float:
+        reading = self.reading_ms(prompt, prefill)
+        return (
+            self.queue_ms(prefill)
+            + reading * (1 + BEHIND)
+            + self.sending_ms(prompt, prefill, decode, reading)
+            + self.writing_ms(prompt, decode)
+        )
+
+    def alone(self, prompt: Prompt, decode: Node) -> float:
+        """Those who write there wait for each step that reads, all in all as long as the reading takes. At
+        least one other is counted: it may come meanwhile."""
+        reading = self.reading_ms(prompt, decode)
+        waiting = max(1, self.running(decode))
+        return self.queue_ms(decode) + reading * (1 + waiting) + self.writing_ms(prompt, decode)
+
+    def ttft_ms(self, prompt: Prompt, reader: Node, decode: Node) -> float:
+        """When the client sees the first token: whoever reads the prompt samples it."""
+        return self.room_ms(prompt, decode) + self.queue_ms(reader) + self.reading_ms(prompt, reader)
+
+    # --- the parts ------------------------------------------------------------------------------------------
+
+    def queue_ms(self, node: Node) -> float:
+        """What is to be read there before: of what this router sent, by its own books, as much as the node
+        still reports, and what others sent."""
+        reported, ledger, peer = node.load.queued_tokens, self.ledger, node.peer
+        ours = min(ledger.unread[peer], reported + ledger.unread_since(peer, self.now - REPORTED_S))
+        others = max(0, reported - ledger.prefilling[peer])
+        return (ours + others) * self._rates(node).read_token_ms
+
+    def reading_ms(self, prompt: Prompt, node: Node) -> float:
+        rates, new = self._rates(node), prompt.new(node)
+        before = prompt.tokens - new
+        area = new * (before + new / 2) / 1000
+        return rates.read_step_ms + rates.read_token_ms * new + rates.read_context_ms * area
+
+    def sending_ms(self, prompt: Prompt, prefill: Node, decode: Node, reading_ms: float) -> float:
+        """What a handoff adds: the bytes that ``decode`` does not hold go while the prompt is read."""
+        rates = self._rates(prefill)
+        megabytes = prompt.new(decode) * prefill.hello.layout.token_bytes / 1e6
+        moving = megabytes * rates.handoff_mb_ms
+        return rates.handoff_ms + max(0.0, moving - reading_ms) + HIDDEN * min(moving, reading_ms)
+
+    def writing_ms(self, prompt: Prompt, decode: Node) -> float:
+        """What the company costs: this sequence waits for the others in each step, and they for it."""
+        pressure = 2 * HORIZON * self._rates(decode).write_row_ms * self.running(decode)
+        return pressure + self.room_ms(prompt, decode)
+
+    def room_ms(self, prompt: Prompt, decode: Node) -> float:
+        """How long it will wait for pages there."""
+        total = max(1, decode.hello.num_pages * decode.hello.page_size)
+        missing = prompt.reserve - self.free_tokens(decode)
+        return FULL_MS * min(1.0, missing / total) if missing > 0 else 0.0
+
+    def free_tokens(self, decode: Node) -> int:
+        """By the node's report and by this router's books, whichever is less."""
+        size = decode.hello.page_size
+        after_ours = decode.hello.num_pages * size - self.ledger.decoding[decode.peer]
+        return min(decode.load.pages_free * size, after_ours)
+
+    def running(self, decode: Node) -> int:
+        return max(decode.load.running, self.ledger.writing[decode.peer])
+
+    def _rates(self, node: Node) -> Rates:
+        return self.rates[node.peer]
+
+
+def _mean(nodes: list[Node], otherwise: Rates) -> Rates:
+    """Of each rate, over the nodes that measured it."""
+    told = {name: [n.load.gauges[name] for n in nodes if name in n.load.gauges] for name in NAMES}
+    return replace(otherwise, **{name: sum(values) / len(values) for name, values in told.items() if values})
