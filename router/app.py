@@ -7,7 +7,6 @@ server, so that tests and servers use the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -24,6 +23,7 @@ from router.access import Access
 from router.answers import ClientGone, MethodNotAllowed, NoRoute, response_of
 from router.body import read
 from router.generate import Front, checked
+from router.keys import KeyRing
 from router.schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 
 GONE = 499  # nobody sees it but the log: the client hung up first
@@ -31,15 +31,15 @@ GONE = 499  # nobody sees it but the log: the client hung up first
 log = logging.getLogger("pagewire.router")
 
 
-def make(front: Front, api_keys: Sequence[str] = ()) -> ASGIApp:
-    """The whole application. ``api_keys`` empty: anybody may come in."""
+def make(front: Front, keys: KeyRing | None = None) -> ASGIApp:
+    """The whole application. Without ``keys``, anybody may come in."""
     app = FastAPI(title="pagewire", version=__version__, redoc_url=None)
     _generation_routes(app, front)
     _text_routes(app, front)
     _model_routes(app, front)
     _state_routes(app, front)
     _error_handlers(app, front)
-    return Access(app, api_keys)
+    return Access(app, keys)
 
 
 def _generation_routes(app: FastAPI, front: Front) -> None:

@@ -22,6 +22,7 @@ from pagewire.text.tokenizer import Tokenizer
 from router import params
 from router.body import read
 from router.feed import Delta
+from router.keys import salt_of
 from router.replies import ChatReply, CompletionReply, Prompt, Reply, usage_of
 from router.requests import Generation
 from router.schemas import ChatBody, CompletionBody, GenerationBody, Message, TokenizeBody
@@ -167,7 +168,7 @@ async def _answer(
         request.state.request_id,
         prompts,
         sampling,
-        cache_salt=body.cache_salt or "",
+        cache_salt=salt_of(request.state.tenant, body.cache_salt),
         whole=not body.stream,
         counts=usage or not body.stream,
         timing=timing,

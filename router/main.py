@@ -16,15 +16,18 @@ import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from pagewire.errors import ConfigError, Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
-from pagewire.secret import is_local, secret_for
+from pagewire.private import is_local
+from pagewire.secret import secret_for
 from pagewire.status import Reporter
 from pagewire.text.tokenizer import load_tokenizer
 from router.app import make
 from router.generate import Front
+from router.keys import ring_of
 from router.options import RouterOptions
 from router.service import Service
 
@@ -53,6 +56,7 @@ def run(options: RouterOptions, on_listening: OnListening | None = None) -> None
 
 async def serve(options: RouterOptions, on_listening: OnListening | None = None) -> None:
     """What ``run`` does, on the running loop; cancelling it is as good as a signal, without the grace."""
+    keys = ring_of(options)
     source = resolve(options.model)
     tokenizer = load_tokenizer(source)
     secret = secret_for(options.secret_file, options.mailbox)
@@ -62,7 +66,8 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         service = Service(mailbox, options, tokenizer)
         service.metrics.watch(mailbox)
         names = options.served_model_names or (source.name,)
-        server = _Server(_http_config(options, Front(service, tokenizer, names, int(time.time()))))
+        front = Front(service, tokenizer, names, int(time.time()))
+        server = _Server(_http_config(options, make(front, keys)))
         await _serve(options, service, server, listener, on_listening)
 
 
@@ -118,9 +123,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _http_config(options: RouterOptions, front: Front) -> uvicorn.Config:
+def _http_config(options: RouterOptions, app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
-        make(front, options.api_keys),
+        app,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -148,8 +153,8 @@ def _listen(host: str, port: int) -> socket.socket:
 def _announce(options: RouterOptions, listener: socket.socket, on_listening: OnListening | None) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{listener.getsockname()[1]}"
-    if not options.api_keys and not is_local(url):
-        log.warning("%s can be reached from other hosts, and anybody there may use it: give --api-key", url)
+    if options.insecure and not is_local(url):
+        log.warning("%s can be reached from other hosts, and anybody there may use it: --insecure", url)
     Reporter(options.status_fd).ready(url=url)
     if on_listening is not None:
         on_listening(url)

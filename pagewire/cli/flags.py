@@ -6,6 +6,7 @@ Where vLLM has a flag of the same meaning, its spelling is accepted too. Knows f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -14,6 +15,7 @@ from pagewire.cli import machine, sizes
 from pagewire.errors import ConfigError
 from pagewire.hub import DEMO
 from pagewire.node_options import NodeOptions
+from router.keys import is_key, ring_of
 from router.options import RouterOptions
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -78,10 +80,28 @@ class HttpFlags:
             envvar="PAGEWIRE_API_KEY",
             metavar="KEY",
             help="A key that clients must send (Authorization: Bearer KEY); may be repeated. Command lines "
-            "can be read by everybody on this machine: better use the environment.",
+            "can be read by everybody on this machine: better use a file.",
             rich_help_panel="HTTP",
         ),
     ] = None
+    api_key_file: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PAGEWIRE_API_KEY_FILE",
+            metavar="FILE",
+            help="Keys that clients may send, one a line, or NAME: KEY. Only you may be able to read it; "
+            "changes count within a second.",
+            rich_help_panel="HTTP",
+        ),
+    ] = None
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Let other hosts in without a key.",
+            rich_help_panel="HTTP",
+        ),
+    ] = False
     recovery_timeout: Annotated[
         float,
         typer.Option(
@@ -95,23 +115,27 @@ class HttpFlags:
     def keys(self) -> tuple[str, ...]:
         """Raises ConfigError on a key that no client could send, without saying what it is."""
         keys = tuple(self.api_key or ())
-        if any(not key or not key.isascii() or not key.isprintable() or " " in key for key in keys):
+        if not all(map(is_key, keys)):
             raise ConfigError("an API key must be printable ASCII without spaces, and not empty")
         return keys
 
     def options(self, model: str, names: NameFlags) -> RouterOptions:
-        """A router but for its address in the cluster."""
-        return RouterOptions(
+        """A router but for its address in the cluster. Raises ConfigError."""
+        made = RouterOptions(
             model=model,
             mailbox="",
             served_model_names=names.names,
             host=self.host,
             port=self.port,
             api_keys=self.keys(),
+            api_key_file=None if self.api_key_file is None else str(Path(self.api_key_file).absolute()),
+            insecure=self.insecure,
             max_model_len=names.max_model_len,
             recovery_s=self.recovery_timeout,
             log_level=names.log_level,
         )
+        ring_of(made)  # here, before anything is downloaded or started
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

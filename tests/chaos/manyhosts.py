@@ -105,7 +105,8 @@ class ManyHosts(Cluster):
         pagewire = [sys.executable, "-m", "pagewire.cli.main", role, str(model)]
         pagewire += ["--cluster-secret-file", str(secret)]
         if host.name == ROUTER:
-            return [*pagewire, "--listen", f"tcp://{router}:{MAILBOX}", "--host", router, "--port", str(HTTP)]
+            pagewire += ["--host", router, "--port", str(HTTP), "--insecure"]
+            return [*pagewire, "--listen", f"tcp://{router}:{MAILBOX}"]
         pagewire += ["--router", f"tcp://{router}:{MAILBOX}", "--node-id", host.name, *_SIZES, *extra]
         return pagewire + (["--handoff", f"tcp://0.0.0.0:{HANDOFF}"] if role == "decode" else [])
 

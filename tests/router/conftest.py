@@ -13,6 +13,7 @@ from pagewire.messages import PrefillRequest
 from pagewire.text.tokenizer import Tokenizer, load_tokenizer
 from router.app import make
 from router.generate import Front
+from router.keys import KeyRing
 from router.options import RouterOptions
 from router.service import Service
 
@@ -35,7 +36,7 @@ class World:
         made = RouterOptions(model="demo", mailbox="inproc://x", **options)  # type: ignore[arg-type]
         self.service = Service(self.cluster, made, tokenizer)
         self.front = Front(self.service, tokenizer, ("demo", "other"), 1)
-        self.app = make(self.front, made.api_keys)
+        self.app = make(self.front, KeyRing(made.api_keys))
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False), base_url="http://test"
         )
