@@ -1,4 +1,4 @@
-"""The outermost layer of HTTP: who may come in, and by which id a request is known.
+"""The outermost layer of HTTP: who may come in, with how long a head, and by which id a request is known.
 
 A pure ASGI middleware. Knows headers and paths; knows no route's meaning.
 """
@@ -13,12 +13,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pagewire.audit import Audit
-from router.answers import Unauthorised, response_of
+from router.answers import HeadTooLong, Unauthorised, response_of
+from router.connection import HEAD_BYTES, HEAD_FIELDS
 from router.keys import KeyRing, refusal
 
 OPEN_PATHS = frozenset({"/live", "/ready"})
 HALF_OPEN_PATHS = frozenset({"/health"})  # answer to anybody, in detail only to those with a key
 MAX_ID = 128
+_AROUND = 4  # bytes around a field's name and value
 
 log = logging.getLogger("pagewire.router")
 
@@ -54,10 +56,20 @@ class Access:
             await send(message)
 
         app: ASGIApp = self._app
-        if not authorised and scope["path"] not in OPEN_PATHS | HALF_OPEN_PATHS:
+        if _long_head(scope):
+            app = response_of(HeadTooLong("the request's head is too long"))
+        elif not authorised and scope["path"] not in OPEN_PATHS | HALF_OPEN_PATHS:
             self._audit.note(time.monotonic(), refusal(_client(scope), scope["path"]))
             app = response_of(Unauthorised("a valid API key is needed: Authorization: Bearer KEY"))
         await app(scope, receive, send_with_id)
+
+
+def _long_head(scope: Scope) -> bool:
+    """Whole heads; those that do not end are ``router.connection``'s."""
+    fields = scope["headers"]
+    size = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+    size += sum(len(name) + len(value) + _AROUND for name, value in fields)
+    return len(fields) > HEAD_FIELDS or size > HEAD_BYTES
 
 
 def _client(scope: Scope) -> str:

@@ -7,11 +7,13 @@ server, so that tests and servers use the same.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
@@ -31,15 +33,23 @@ GONE = 499  # nobody sees it but the log: the client hung up first
 log = logging.getLogger("pagewire.router")
 
 
-def make(front: Front, keys: KeyRing | None = None) -> ASGIApp:
-    """The whole application. Without ``keys``, anybody may come in."""
+def make(front: Front, keys: KeyRing | None = None, origins: Sequence[str] = ()) -> ASGIApp:
+    """The whole application. Without ``keys``, anybody may come in. ``origins``: whose pages may ask from a
+    browser.
+    """
     app = FastAPI(title="pagewire", version=__version__, redoc_url=None)
     _generation_routes(app, front)
     _text_routes(app, front)
     _model_routes(app, front)
     _state_routes(app, front)
     _error_handlers(app, front)
-    return Access(app, keys)
+    guarded = Access(app, keys)
+    if not origins:
+        return guarded
+    # Outside: a browser asks whether it may send a key before it sends it.
+    return CORSMiddleware(
+        guarded, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=600
+    )
 
 
 def _generation_routes(app: FastAPI, front: Front) -> None:

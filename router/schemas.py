@@ -16,7 +16,9 @@ MAX_MESSAGES = 1024
 MAX_PROMPTS = 64  # prompts x n
 
 Text = Annotated[str, StringConstraints(max_length=MAX_STRING)]
-TokenIds = list[int]
+# One fault is enough: a million of them take seconds to list.
+Texts = Annotated[list[Text], Field(fail_fast=True)]
+TokenIds = Annotated[list[int], Field(fail_fast=True)]
 
 
 class _Body(BaseModel):
@@ -50,7 +52,7 @@ class GenerationBody(_Body):
     max_tokens: int | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
-    stop: Text | list[Text] | None = None
+    stop: Text | Texts | None = None
     stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: bool | None = None
     stream: bool | None = None
@@ -61,7 +63,7 @@ class GenerationBody(_Body):
 
 
 class CompletionBody(GenerationBody):
-    prompt: Text | list[Text] | TokenIds | list[TokenIds]
+    prompt: Text | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
     echo: bool | None = None
     logprobs: int | None = None
     add_special_tokens: bool | None = None
@@ -71,12 +73,12 @@ class Message(_Body):
     """``content`` is text, or parts of which each is text."""
 
     role: Text
-    content: Text | list[dict[str, Any]] | None = None
+    content: Text | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     name: Text | None = None
 
 
 class ChatBody(GenerationBody):
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -88,7 +90,7 @@ class ChatBody(GenerationBody):
 class TokenizeBody(_Body):
     model: Text | None = None
     prompt: Text | None = None
-    messages: list[Message] | None = Field(None, max_length=MAX_MESSAGES)
+    messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(None, max_length=MAX_MESSAGES)
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

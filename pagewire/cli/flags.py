@@ -5,6 +5,7 @@ Where vLLM has a flag of the same meaning, its spelling is accepted too. Knows f
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -102,6 +103,15 @@ class HttpFlags:
             rich_help_panel="HTTP",
         ),
     ] = False
+    allowed_origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help='Whose pages may ask from a browser, such as https://chat.example.org, or "*"; may be '
+            "repeated. Default: none.",
+            rich_help_panel="HTTP",
+        ),
+    ] = None
     recovery_timeout: Annotated[
         float,
         typer.Option(
@@ -119,6 +129,16 @@ class HttpFlags:
             raise ConfigError("an API key must be printable ASCII without spaces, and not empty")
         return keys
 
+    def origins(self) -> tuple[str, ...]:
+        """Also as vLLM takes them, in one JSON list."""
+        found: list[str] = []
+        for given in self.allowed_origins or ():
+            try:
+                found += json.loads(given) if given.startswith("[") else [given]
+            except ValueError as error:
+                raise ConfigError("--allowed-origins: write an origin, or a JSON list of them") from error
+        return tuple(found)
+
     def options(self, model: str, names: NameFlags) -> RouterOptions:
         """A router but for its address in the cluster. Raises ConfigError."""
         made = RouterOptions(
@@ -130,6 +150,7 @@ class HttpFlags:
             api_keys=self.keys(),
             api_key_file=None if self.api_key_file is None else str(Path(self.api_key_file).absolute()),
             insecure=self.insecure,
+            allowed_origins=self.origins(),
             max_model_len=names.max_model_len,
             recovery_s=self.recovery_timeout,
             log_level=names.log_level,
