@@ -127,9 +127,9 @@ def _state_routes(app: FastAPI, front: Front) -> None:
 
     @app.get("/ready")
     async def ready() -> Response:
-        """A request that came now would be taken."""
-        if not service.ready:
-            return response_of(Unavailable("no prefill and decode node are ready"))
+        """A request that came now would be served: one has been lately."""
+        if why := service.unready:
+            return response_of(Unavailable(why))
         return JSONResponse({"status": "ready"})
 
     @app.get("/health")
@@ -137,7 +137,9 @@ def _state_routes(app: FastAPI, front: Front) -> None:
         status = "ready" if service.ready else "draining" if service.draining else "waiting"
         if not request.state.authorised:
             return JSONResponse({"status": status})
-        return JSONResponse({"status": status, "inflight": service.inflight, "nodes": _nodes(front)})
+        age = service.canary.age(service.clock())
+        told = {"status": status, "why": service.unready, "proof_age_s": age and round(age, 3)}
+        return JSONResponse(told | {"inflight": service.inflight, "nodes": _nodes(front)})
 
     @app.get("/metrics")
     async def metrics() -> Response:

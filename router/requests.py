@@ -21,7 +21,7 @@ from router.fleet import Change, Fleet, NodeJoined, NodeLost
 from router.inflight import Inflight
 from router.metrics import Metrics
 from router.placement import Ledger, Pair, Query, Tried, choose
-from router.reach import Reach
+from router.reach import Link, Reach
 
 LINGER_S = 0.2  # for spans that come after the last token
 PROMPT_LINGER_S = 1.0  # for the prompt's log-probabilities, without which there is no answer
@@ -63,6 +63,7 @@ class Requests:
         self.clock = clock
         self.ledger = Ledger()
         self.reach = Reach()
+        self.came_through: Callable[[float, Link], None] = lambda now, link: None  # told of each handoff
         self._fleet = fleet
         self._mailbox = mailbox
         self._metrics = metrics
@@ -206,6 +207,7 @@ class Requests:
                 self._ended(member, error)
 
     def _came_through(self, pair: Pair) -> None:
+        self.came_through(self.clock(), pair[:2])
         if self.reach.reached(pair[:2]):
             log.info("%s and %s reach each other again", pair.prefill.node, pair.decode.node)
 

@@ -122,6 +122,17 @@ class HttpFlags:
         ),
     ] = 8.0
 
+    canary_interval: Annotated[
+        float,
+        typer.Option(
+            metavar="N",
+            min=0.0,
+            help="Seconds without a handoff after which the router tries one itself, to know that it is "
+            "ready. 0: never.",
+            rich_help_panel="HTTP",
+        ),
+    ] = 20.0
+
     def keys(self) -> tuple[str, ...]:
         """Raises ConfigError on a key that no client could send, without saying what it is."""
         keys = tuple(self.api_key or ())
@@ -153,6 +164,7 @@ class HttpFlags:
             allowed_origins=self.origins(),
             max_model_len=names.max_model_len,
             recovery_s=self.recovery_timeout,
+            canary_s=self.canary_interval,
             log_level=names.log_level,
         )
         ring_of(made)  # here, before anything is downloaded or started

@@ -33,6 +33,7 @@ class World:
         self.tokenizer = tokenizer
         self.answer = tokenizer.encode(ANSWER, add_special_tokens=False)
         self.cluster = Cluster(self.script, tokenizer.eos_id or 0)
+        options = {"canary_s": 0.0} | options  # the nodes' word is taken, and all requests are the test's
         made = RouterOptions(model="demo", mailbox="inproc://x", **options)  # type: ignore[arg-type]
         self.service = Service(self.cluster, made, tokenizer)
         self.front = Front(self.service, tokenizer, ("demo", "other"), 1)

@@ -31,7 +31,7 @@ run(RouterOptions(model="demo", mailbox=sys.argv[1], port=0), tell)
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
     """URL and mailbox address of a router in this loop."""
-    options = RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", port=0)
+    options = RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", port=0, canary_s=0.0)
     urls: asyncio.Queue[str] = asyncio.Queue()
     task = asyncio.create_task(serve(options, urls.put_nowait))
     yield await urls.get(), options.mailbox
