@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
 import os
 import secrets
-import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -24,6 +22,7 @@ from zmq.utils import z85
 
 from pagewire.errors import ConfigError
 from pagewire.guard import Guard
+from pagewire.private import is_local, private_bytes
 
 MIN_SECRET_BYTES = 32
 _PERSON = b"pagewire-curve-2"  # BLAKE2b personalisation: exactly 16 bytes
@@ -38,16 +37,7 @@ class KeyPair(NamedTuple):
 
 def load_secret(path: str | Path) -> bytes:
     """Read a cluster secret: a file of 32 bytes or more that only its owner may read. Raises ConfigError."""
-    file = Path(path)
-    try:
-        mode = file.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise ConfigError(f"the cluster secret {path} is not a file")
-        if stat.S_IMODE(mode) & 0o077:
-            raise ConfigError(f"the cluster secret {path} may be read by others; run: chmod 600 {path}")
-        secret = file.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"the cluster secret {path} cannot be read: {error.strerror}") from error
+    secret = private_bytes(path, "the cluster secret")
     if len(secret) < MIN_SECRET_BYTES:
         raise ConfigError(f"the cluster secret {path} has {len(secret)} bytes; {MIN_SECRET_BYTES} are needed")
     return secret
@@ -97,19 +87,6 @@ def key_pair(secret: bytes, side: str) -> KeyPair:
     scalar = hashlib.blake2b(secret, digest_size=32, person=_PERSON, salt=salt).digest()
     private = z85.encode(scalar)
     return KeyPair(zmq.curve_public(private), private)
-
-
-def is_local(address: str) -> bool:
-    """True if only this host can reach a socket bound at ``address``."""
-    parts = urlsplit(address)
-    if parts.scheme in ("inproc", "ipc", "shm"):
-        return True
-    if parts.hostname == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return False  # a wildcard, a host name or an interface
 
 
 def require_for(address: str, secret: bytes | None) -> None:

@@ -1,37 +1,41 @@
-"""The outermost layer of HTTP: who may come in, and by which id a request is known.
+"""The outermost layer of HTTP: who may come in, with how long a head, and by which id a request is known.
 
 A pure ASGI middleware. Knows headers and paths; knows no route's meaning.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
+import logging
 import secrets
-from collections.abc import Sequence
+import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from router.answers import Unauthorised, response_of
+from pagewire.audit import Audit
+from router.answers import HeadTooLong, Unauthorised, response_of
+from router.connection import HEAD_BYTES, HEAD_FIELDS
+from router.keys import KeyRing, refusal
 
 OPEN_PATHS = frozenset({"/live", "/ready"})
 HALF_OPEN_PATHS = frozenset({"/health"})  # answer to anybody, in detail only to those with a key
 MAX_ID = 128
-TENANT_DIGITS = 16
+_AROUND = 4  # bytes around a field's name and value
+
+log = logging.getLogger("pagewire.router")
 
 
 class Access:
     """Gives each request an id, answers it in ``x-request-id``, and refuses callers without a known key.
 
     ``scope["state"]`` gets ``request_id``, ours, ``authorised``, and ``tenant``: a name for whoever holds
-    this key, which tells nothing of it; "" without keys, and then everybody is authorised. Keys are
-    kept and compared as SHA-256 digests, each of them every time, so that timing tells nothing about them.
+    this key, which tells nothing of it; "" without keys, and then everybody is authorised.
     """
 
-    def __init__(self, app: ASGIApp, api_keys: Sequence[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing | None = None) -> None:
         self._app = app
-        self._digests = [_digest(key) for key in api_keys]
+        self._keys = keys or KeyRing()
+        self._audit = Audit(log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,32 +44,37 @@ class Access:
         headers = Headers(scope=scope)
         ours = secrets.token_hex(16)
         shown = _printable(headers.get("x-request-id", "")) or ours
-        tenant = self._tenant(headers.get("authorization", ""))
+        tenant = self._keys.tenant(headers.get("authorization", ""))
         authorised = tenant is not None
         scope.setdefault("state", {}).update(request_id=ours, authorised=authorised, tenant=tenant or "")
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = shown
+                told = MutableHeaders(scope=message)
+                told["x-request-id"] = shown
+                told["x-content-type-options"] = "nosniff"
             await send(message)
 
         app: ASGIApp = self._app
-        if not authorised and scope["path"] not in OPEN_PATHS | HALF_OPEN_PATHS:
+        if _long_head(scope):
+            app = response_of(HeadTooLong("the request's head is too long"))
+        elif not authorised and scope["path"] not in OPEN_PATHS | HALF_OPEN_PATHS:
+            self._audit.note(time.monotonic(), refusal(_client(scope), scope["path"]))
             app = response_of(Unauthorised("a valid API key is needed: Authorization: Bearer KEY"))
         await app(scope, receive, send_with_id)
 
-    def _tenant(self, header: str) -> str | None:
-        """None: not authorised."""
-        if not self._digests:
-            return ""
-        scheme, _, key = header.partition(" ")
-        digest = _digest(key.strip())
-        found = [hmac.compare_digest(digest, known) for known in self._digests]
-        return digest.hex()[:TENANT_DIGITS] if scheme.lower() == "bearer" and any(found) else None
+
+def _long_head(scope: Scope) -> bool:
+    """Whole heads; those that do not end are ``router.connection``'s."""
+    fields = scope["headers"]
+    size = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+    size += sum(len(name) + len(value) + _AROUND for name, value in fields)
+    return len(fields) > HEAD_FIELDS or size > HEAD_BYTES
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _client(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _printable(value: str) -> str:

@@ -18,9 +18,11 @@ _TYPES = {
     401: "authentication_error",
     404: "not_found_error",
     405: "invalid_request_error",
+    408: "invalid_request_error",
     413: "invalid_request_error",
     415: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
     503: "service_unavailable_error",
     504: "timeout_error",
 }
@@ -45,6 +47,11 @@ class NotServed(NoRoute):
 class MethodNotAllowed(RequestError):
     code = "method_not_allowed"
     status = 405
+
+
+class HeadTooLong(RequestError):
+    code = "request_header_fields_too_large"
+    status = 431
 
 
 class ClientGone(Exception):

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
@@ -26,6 +27,7 @@ from router.body import MAX_BODY, read
 from router.chat import chat
 from router.completions import completion
 from router.front import Front
+from router.keys import KeyRing
 from router.not_served import why_not
 from router.prompts import checked, render_chat
 from router.responses.endpoint import respond
@@ -38,15 +40,23 @@ GONE = 499  # nobody sees it but the log: the client hung up first
 log = logging.getLogger("pagewire.router")
 
 
-def make(front: Front, api_keys: Sequence[str] = ()) -> ASGIApp:
-    """The whole application. ``api_keys`` empty: anybody may come in."""
+def make(front: Front, keys: KeyRing | None = None, origins: Sequence[str] = ()) -> ASGIApp:
+    """The whole application. Without ``keys``, anybody may come in. ``origins``: whose pages may ask from a
+    browser.
+    """
     app = FastAPI(title="pagewire", version=__version__, redoc_url=None)
     _generation_routes(app, front)
     _text_routes(app, front)
     _model_routes(app, front)
     _state_routes(app, front)
     _error_handlers(app, front)
-    return Access(app, api_keys)
+    guarded = Access(app, keys)
+    if not origins:
+        return guarded
+    # Outside: a browser asks whether it may send a key before it sends it.
+    return CORSMiddleware(
+        guarded, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=600
+    )
 
 
 def _generation_routes(app: FastAPI, front: Front) -> None:
@@ -143,9 +153,9 @@ def _state_routes(app: FastAPI, front: Front) -> None:
 
     @app.get("/ready")
     async def ready() -> Response:
-        """A request that came now would be taken."""
-        if not service.ready:
-            return response_of(Unavailable("no prefill and decode node are ready"))
+        """A request that came now would be served: one has been lately."""
+        if why := service.unready:
+            return response_of(Unavailable(why))
         return JSONResponse({"status": "ready"})
 
     @app.get("/health")
@@ -153,7 +163,9 @@ def _state_routes(app: FastAPI, front: Front) -> None:
         status = "ready" if service.ready else "draining" if service.draining else "waiting"
         if not request.state.authorised:
             return JSONResponse({"status": status})
-        return JSONResponse({"status": status, "inflight": service.inflight, "nodes": _nodes(front)})
+        age = service.canary.age(service.clock())
+        told = {"status": status, "why": service.unready, "proof_age_s": age and round(age, 3)}
+        return JSONResponse(told | {"inflight": service.inflight, "nodes": _nodes(front)})
 
     @app.get("/metrics")
     async def metrics() -> Response:

@@ -7,6 +7,8 @@ nesting, no text that is not Unicode.
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -15,6 +17,14 @@ from starlette.requests import ClientDisconnect, Request
 from pagewire.errors import RequestError
 
 MAX_BODY = 4 << 20
+MAX_DEPTH = 32
+MAX_TEXT = 1 << 20  # characters in one text of a JSON body
+
+MAX_VALUES = 1 << 18  # in arrays and objects, all told
+MAX_FIELDS = 2048  # of one object
+
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -39,8 +49,11 @@ async def read(request: Request, model: type[M]) -> M:
 
 def parse(raw: bytes) -> Any:
     """Raises RequestError unless ``raw`` is one JSON value in UTF-8."""
+    bare = _bare(raw)
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = json.loads(
+            raw.decode(), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant
+        )
         if b"\\u" in raw:
             json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no text
     except RequestError:
@@ -56,6 +69,8 @@ def parse(raw: bytes) -> Any:
         ) from error
     except ValueError as error:  # a number of thousands of digits
         raise RequestError("the body holds a number that is too long", code="invalid_json") from error
+    if _deep(bare):
+        raise RequestError(f"the body is nested deeper than {MAX_DEPTH} levels", code="invalid_json")
     return value
 
 
@@ -80,11 +95,46 @@ async def _bytes(request: Request) -> bytes:
     return bytes(parts)
 
 
+def _bare(raw: bytes) -> bytes:
+    """``raw`` without its texts, if it is to be looked at closely, else nothing. Raises RequestError for what
+    would keep the parser, and so everybody, busy for long. Cheap, and linear whatever comes.
+    """
+    few = raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH
+    if few and raw.count(b",") < MAX_VALUES and len(raw) <= MAX_TEXT:
+        return b""
+    parts = raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+    bare = b"".join(parts[::2])
+    if bare.count(b",") + bare.count(b"[") + bare.count(b"{") > MAX_VALUES:
+        raise RequestError(f"the body holds more than {MAX_VALUES} values", code="invalid_json")
+    if len(max(parts[1::2], key=len, default=b"")) > MAX_TEXT:
+        raise RequestError(f"the body holds a text of more than {MAX_TEXT} bytes", code="invalid_json")
+    return bare
+
+
+def _deep(bare: bytes) -> bool:
+    """Whether valid JSON, without its texts, has more than ``MAX_DEPTH`` arrays and objects in each other:
+    each round takes away the innermost.
+    """
+    left = bare.translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        left = left.replace(b"[]", b"")
+    return bool(left)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise RequestError("the body holds a number that is too large", code="invalid_json")
+    return value
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_FIELDS:
+        raise RequestError(f"an object has more than {MAX_FIELDS} fields", code="invalid_json")
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = counts.most_common(1)[0][0]
         raise RequestError(f"the field {twice[:64]!r} is given twice", param=twice[:64], code="invalid_json")
     return result
 

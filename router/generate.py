@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from pagewire.sampling import SamplingParams
 from router.feed import Delta
 from router.front import Front
+from router.keys import salt_of
 from router.params import timeout_s
 from router.replies import Reply, usage_of
 from router.requests import Generation
@@ -78,7 +79,7 @@ def begin(front: Front, request: Request, asked: Asked) -> Generation:
         request.state.ticket,
         priority=asked.priority,
         timeout_s=timeout_s(request.headers),
-        cache_salt=asked.cache_salt,
+        cache_salt=salt_of(request.state.tenant, asked.cache_salt),
         whole=not asked.stream,
         counts=asked.usage or not asked.stream,
         timing=asked.timing or request.headers.get("x-pagewire-timing") == "1",

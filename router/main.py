@@ -10,28 +10,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from pagewire.errors import ConfigError, Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
-from pagewire.secret import is_local, secret_for
+from pagewire.private import is_local
+from pagewire.secret import secret_for
 from pagewire.status import Reporter
 from pagewire.text.output.dialect import dialect_of
 from pagewire.text.tokenizer import load_tokenizer
 from router.app import make
+from router.connection import HEAD_BYTES, Connection
 from router.front import Front
+from router.keys import ring_of
 from router.options import RouterOptions
 from router.service import Service
 
 KEEP_ALIVE_S = 5
-HEADER_BYTES = 16 << 10
-DATE_S = 1.0  # how often the time in replies' headers is renewed
+LOOK_S = 1.0  # how often connections are looked at, and the time in replies' headers is renewed
+SEND_BUFFER = (
+    64 << 10
+)  # of a connection, in the kernel, which takes twice that: what a slow reader can leave there
+FILES = 4096  # that may be open, where the system allows it
 CLOSE_S = 2.0  # for connections to close once their requests have ended
 
 OnListening = Callable[[str], None]
@@ -49,11 +57,13 @@ def run(options: RouterOptions, on_listening: OnListening | None = None) -> None
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    _allow_files()
     asyncio.run(serve(options, on_listening))
 
 
 async def serve(options: RouterOptions, on_listening: OnListening | None = None) -> None:
     """What ``run`` does, on the running loop; cancelling it is as good as a signal, without the grace."""
+    keys = ring_of(options)
     source = resolve(options.model)
     tokenizer = load_tokenizer(source)
     secret = secret_for(options.secret_file, options.mailbox)
@@ -65,7 +75,7 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         names = options.served_model_names or (source.name,)
         dialect = dialect_of(tokenizer, options.tool_call_parser, options.reasoning_parser)
         front = Front(service, tokenizer, names, int(time.time()), dialect)
-        server = _Server(_http_config(options, front))
+        server = _Server(_http_config(options, make(front, keys, options.allowed_origins)))
         await _serve(options, service, server, listener, on_listening)
 
 
@@ -113,27 +123,40 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # which also sets the date that replies carry
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.look(now)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), DATE_S)
+                await asyncio.wait_for(self._ending.wait(), LOOK_S)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _http_config(options: RouterOptions, front: Front) -> uvicorn.Config:
+def _http_config(options: RouterOptions, app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
-        make(front, options.api_keys),
+        app,
         log_config=None,
         log_level="warning",
         access_log=False,
         lifespan="off",
+        http=Connection,
         ws="none",
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(options.grace_s + CLOSE_S) + 1,
-        h11_max_incomplete_event_size=HEADER_BYTES,
+        h11_max_incomplete_event_size=HEAD_BYTES,
     )
+
+
+def _allow_files() -> None:
+    """A connection is an open file, and many systems allow a process 1,024 unless it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -145,14 +168,15 @@ def _listen(host: str, port: int) -> socket.socket:
     # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it a first
     # token, which goes out right behind the headers, waits some 40 ms for the client's delayed ACK of those.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     return listener
 
 
 def _announce(options: RouterOptions, listener: socket.socket, on_listening: OnListening | None) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
     url = f"http://{host}:{listener.getsockname()[1]}"
-    if not options.api_keys and not is_local(url):
-        log.warning("%s can be reached from other hosts, and anybody there may use it: give --api-key", url)
+    if options.insecure and not is_local(url):
+        log.warning("%s can be reached from other hosts, and anybody there may use it: --insecure", url)
     Reporter(options.status_fd).ready(url=url)
     if on_listening is not None:
         on_listening(url)

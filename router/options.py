@@ -19,7 +19,9 @@ class RouterOptions:
 
     ``model`` is what ``pagewire.hub.resolve`` takes; only its tokenizer is read. Clients may call it by any
     of ``served_model_names``; empty: by the model's own name. ``mailbox`` is the address that nodes dial,
-    ``ipc://`` or ``tcp://``. ``port`` 0 takes a free one. ``api_keys`` empty: anybody may come in.
+    ``ipc://`` or ``tcp://``. ``port`` 0 takes a free one. ``api_keys`` and those in ``api_key_file``
+    let clients in; none: anybody, and then beyond this host only if ``insecure``.
+    Pages of ``allowed_origins`` may ask from a browser; none by default, "*" for all.
     ``secret_file`` holds the cluster secret. Times are in seconds: a request may take ``request_timeout_s``
     in all, waits ``recovery_s`` for lost nodes to come back, and on SIGTERM has ``grace_s`` to end.
     ``colocated``: decode nodes read prompts themselves where there is no prefill node.
@@ -27,7 +29,8 @@ class RouterOptions:
     ``tool_call_parser`` and ``reasoning_parser`` say how the model writes (``pagewire.text.output.dialect``).
     ``max_inflight`` requests are taken at once, ``max_inflight_per_key`` of one key's, and up to
     ``max_queued`` of them wait for their turn; none whose first token would be later than ``ttft_target_s``
-    because of those before it. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
+    because of those before it. After ``canary_s`` without a handoff the router tries one itself, and is not ready when none came through for three times as long; 0:
+    it takes the nodes' word. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
     None: nobody listens.
     """
 
@@ -37,6 +40,9 @@ class RouterOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: tuple[str, ...] = ()
+    api_key_file: str | None = None
+    insecure: bool = False
+    allowed_origins: tuple[str, ...] = ()
     secret_file: str | None = None
     router_id: str | None = None  # None: a name of its own each time
     max_model_len: int | None = None  # None: what the nodes can hold
@@ -54,5 +60,6 @@ class RouterOptions:
     max_inflight_per_key: int = 64
     max_queued: int = 192
     ttft_target_s: float = 60.0
+    canary_s: float = 20.0
     log_level: str = "info"
     status_fd: int | None = None

@@ -24,6 +24,7 @@ from router.inflight import Inflight
 from router.metrics import Metrics
 from router.placement import Pair, Query, Rules, Tried
 from router.placing import Placing
+from router.reach import Link
 from router.room import Size, capacity_of
 
 LINGER_S = 0.2  # for spans that come after the last token
@@ -71,6 +72,7 @@ class Requests:
         self.placing = Placing(fleet, mailbox.send, rules, metrics)
         self.ledger = self.placing.ledger
         self.reach = self.placing.reach
+        self.came_through: Callable[[float, Link], None] = lambda now, link: None  # told of each handoff
         self._fleet = fleet
         self._mailbox = mailbox
         self._metrics = metrics
@@ -239,6 +241,7 @@ class Requests:
                 self._ended(member, error)
 
     def _came_through(self, pair: Pair) -> None:
+        self.came_through(self.clock(), pair[:2])
         if self.reach.reached(pair[:2]):
             log.info("%s and %s reach each other again", pair.prefill.node, pair.decode.node)
 

@@ -18,7 +18,9 @@ MAX_TOOLS = 64
 
 Text = Annotated[str, StringConstraints(max_length=MAX_STRING)]
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-TokenIds = list[int]
+# One fault is enough: a million of them take seconds to list.
+Texts = Annotated[list[Text], Field(fail_fast=True)]
+TokenIds = Annotated[list[int], Field(fail_fast=True)]
 
 
 class Body(BaseModel):
@@ -52,7 +54,7 @@ class GenerationBody(Body):
     max_tokens: int | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
-    stop: Text | list[Text] | None = None
+    stop: Text | Texts | None = None
     stop_token_ids: TokenIds | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -67,7 +69,7 @@ class GenerationBody(Body):
 
 
 class CompletionBody(GenerationBody):
-    prompt: Text | list[Text] | TokenIds | list[TokenIds]
+    prompt: Text | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
     echo: bool | None = None
     logprobs: int | None = None
     add_special_tokens: bool | None = None
@@ -79,7 +81,7 @@ class Message(Body):
     """
 
     role: Text
-    content: Text | list[dict[str, Any]] | None = None
+    content: Text | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     name: Text | None = None
 
 
@@ -121,7 +123,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ChatBody(GenerationBody):
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -138,9 +140,9 @@ class ChatBody(GenerationBody):
 class TokenizeBody(Body):
     model: Text | None = None
     prompt: Text | None = None
-    messages: list[Message] | None = Field(None, max_length=MAX_MESSAGES)
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     chat_template_kwargs: dict[str, bool | int | float | str] | None = None
+    messages: Annotated[list[Message], Field(fail_fast=True)] | None = Field(None, max_length=MAX_MESSAGES)
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

@@ -12,16 +12,18 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pagewire.errors import Unavailable
 from pagewire.mailbox import BEAT_EVERY_S, SPEAKS, Peer
-from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, PagesChanged, RequestId, Tokens
+from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, PagesChanged, RequestId, TokenItem, Tokens
 from pagewire.priority import clamped
 from pagewire.sampling import SamplingParams
 from pagewire.text.stream import TextStream
 from pagewire.text.tokenizer import Tokenizer
 from router.actions import Job
 from router.admission import Admission, Limits, Ticket
+from router.canary import Canary, Send
 from router.dispatch import Dispatch
 from router.feed import Feed
 from router.fleet import Fleet
@@ -77,6 +79,8 @@ class Service:
             ),
             self.requests.backlog,
         )
+        self.canary = Canary(self.fleet, options.canary_s, lambda: secrets.token_hex(16))
+        self.requests.came_through = self.canary.proved
         self.draining = False
         self._mailbox = mailbox
         self._tokenizer = tokenizer
@@ -87,7 +91,16 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self.fleet.able and not self.draining
+        return not self.unready
+
+    @property
+    def unready(self) -> str:
+        """Why a request that came now might not be served, or ""."""
+        if self.draining:
+            return "the server is shutting down"
+        if not self.fleet.able:
+            return "no prefill and decode node are ready"
+        return self.canary.doubt(self.clock())
 
     @property
     def inflight(self) -> int:
@@ -191,14 +204,18 @@ class Service:
         match message:
             case Tokens():
                 if self.fleet.heard(now, peer):
-                    self.requests.tokens(now, peer, message)
+                    self.requests.tokens(now, peer, self._without_ours(now, peer, message))
             case Beat():
                 self._answer(peer, self.fleet.beat(now, peer, message))
             case PagesChanged():
                 if self.fleet.heard(now, peer):
                     self.requests.pages(now, peer, message)
             case Failed():
-                if self.fleet.heard(now, peer):
+                if not self.fleet.heard(now, peer):
+                    pass
+                elif self.canary.mine(message.request):
+                    self._send(self.canary.failed(now, message))
+                else:
                     self.requests.failed(now, peer, message)
             case Hello():
                 answer, changes = self.fleet.hello(now, peer, message)
@@ -206,6 +223,9 @@ class Service:
                 if answer is not None and answer.refused:
                     log.warning("refused %s: %s", peer.node, answer.refused)
                 self.requests.changed(now, changes)
+                for change in changes:
+                    self._send(self.canary.lost(change.peer))
+                self._send(self.canary.tick(now))
             case _:
                 log.warning("%s sent a %s", peer.node, type(message).__name__)
 
@@ -219,6 +239,24 @@ class Service:
                     self.requests.changed(now, self.fleet.drop(node.peer, "it hung up"))
         self.requests.changed(now, self.fleet.sweep(now))
         self.requests.tick(now)
+        if not self.draining:
+            self._send(self.canary.tick(now))
+
+    def _without_ours(self, now: float, peer: Peer, message: Tokens) -> Tokens:
+        """What is left for clients' requests."""
+        if not self.canary.busy:
+            return message
+        rest: list[TokenItem] = []
+        for item in message.items:
+            if self.canary.mine(item.request):
+                self._send(self.canary.token(now, peer, item))
+            else:
+                rest.append(item)
+        return replace(message, items=rest)
+
+    def _send(self, sends: list[Send]) -> None:
+        for peer, message in sends:
+            self._mailbox.send(peer, message)
 
     def _answer(self, peer: Peer, message: object | None) -> None:
         if message is not None:

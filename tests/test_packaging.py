@@ -129,7 +129,7 @@ def test_a_service_has_no_rights_that_it_does_not_need(name: str) -> None:
 @pytest.mark.parametrize("name", ["router", "prefill", "decode"])
 def test_a_service_has_the_secret_a_health_check_and_no_name_of_its_own(name: str) -> None:
     service = SERVICES[name]
-    assert service["secrets"] == ["cluster"]
+    assert service["secrets"] == ["cluster", *(["api_keys"] if name == "router" else [])]
     assert service["healthcheck"]["test"]
     assert "container_name" not in service
     assert "hostname" not in service
@@ -142,14 +142,19 @@ def test_only_the_router_is_published_and_on_loopback() -> None:
 
 
 @pytest.mark.parametrize("name", ["router", "prefill", "decode"])
-def test_a_service_runs_a_command_that_exists(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_runs_a_command_that_exists(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from pagewire.cli import addresses, main, roles
 
     ran: list[Any] = []
     monkeypatch.setattr(roles, "run", ran.append)
     monkeypatch.setattr(addresses, "free_port", lambda host, port: port)
     monkeypatch.setattr(addresses, "_outward", lambda router: "10.0.0.9")
-    monkeypatch.setattr("os.environ", {})
+    keys = tmp_path / "api.keys"
+    keys.touch(mode=0o600)
+    keys.write_text("me: sk-1")
+    monkeypatch.setattr("os.environ", {"PAGEWIRE_API_KEY_FILE": str(keys)})
     words = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word) for word in SERVICES[name]["command"]]
     with pytest.raises(SystemExit) as end:
         main.app(words)

@@ -5,7 +5,9 @@ Where vLLM has a flag of the same meaning, its spelling is accepted too. Knows f
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -14,6 +16,7 @@ from pagewire.cli import machine, sizes
 from pagewire.errors import ConfigError
 from pagewire.hub import DEMO
 from pagewire.node_options import NodeOptions
+from router.keys import is_key, ring_of
 from router.options import Disaggregation, Placement, RouterOptions
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -80,7 +83,34 @@ class HttpFlags:
             envvar="PAGEWIRE_API_KEY",
             metavar="KEY",
             help="A key that clients must send (Authorization: Bearer KEY); may be repeated. Command lines "
-            "can be read by everybody on this machine: better use the environment.",
+            "can be read by everybody on this machine: better use a file.",
+            rich_help_panel="HTTP",
+        ),
+    ] = None
+    api_key_file: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PAGEWIRE_API_KEY_FILE",
+            metavar="FILE",
+            help="Keys that clients may send, one a line, or NAME: KEY. Only you may be able to read it; "
+            "changes count within a second.",
+            rich_help_panel="HTTP",
+        ),
+    ] = None
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Let other hosts in without a key.",
+            rich_help_panel="HTTP",
+        ),
+    ] = False
+    allowed_origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help='Whose pages may ask from a browser, such as https://chat.example.org, or "*"; may be '
+            "repeated. Default: none.",
             rich_help_panel="HTTP",
         ),
     ] = None
@@ -171,22 +201,46 @@ class HttpFlags:
         ),
     ] = "auto"
 
+    canary_interval: Annotated[
+        float,
+        typer.Option(
+            metavar="N",
+            min=0.0,
+            help="Seconds without a handoff after which the router tries one itself, to know that it is "
+            "ready. 0: never.",
+            rich_help_panel="HTTP",
+        ),
+    ] = 20.0
+
     def keys(self) -> tuple[str, ...]:
         """Raises ConfigError on a key that no client could send, without saying what it is."""
         keys = tuple(self.api_key or ())
-        if any(not key or not key.isascii() or not key.isprintable() or " " in key for key in keys):
+        if not all(map(is_key, keys)):
             raise ConfigError("an API key must be printable ASCII without spaces, and not empty")
         return keys
 
+    def origins(self) -> tuple[str, ...]:
+        """Also as vLLM takes them, in one JSON list."""
+        found: list[str] = []
+        for given in self.allowed_origins or ():
+            try:
+                found += json.loads(given) if given.startswith("[") else [given]
+            except ValueError as error:
+                raise ConfigError("--allowed-origins: write an origin, or a JSON list of them") from error
+        return tuple(found)
+
     def options(self, model: str, names: NameFlags) -> RouterOptions:
-        """A router but for its address in the cluster."""
-        return RouterOptions(
+        """A router but for its address in the cluster. Raises ConfigError."""
+        made = RouterOptions(
             model=model,
             mailbox="",
             served_model_names=names.names,
             host=self.host,
             port=self.port,
             api_keys=self.keys(),
+            api_key_file=None if self.api_key_file is None else str(Path(self.api_key_file).absolute()),
+            insecure=self.insecure,
+            allowed_origins=self.origins(),
             max_model_len=names.max_model_len,
             recovery_s=self.recovery_timeout,
             tool_call_parser=self.tool_call_parser,
@@ -198,8 +252,11 @@ class HttpFlags:
             ttft_target_s=self.ttft_target,
             placement=self.placement,
             disaggregate=self.disaggregate,
+            canary_s=self.canary_interval,
             log_level=names.log_level,
         )
+        ring_of(made)  # here, before anything is downloaded or started
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

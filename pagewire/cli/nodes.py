@@ -51,7 +51,7 @@ def router(
 
         export PAGEWIRE_CLUSTER_SECRET_FILE=secret
 
-        pagewire router MODEL --listen tcp://0.0.0.0:7500 --host 0.0.0.0
+        pagewire router MODEL --listen tcp://0.0.0.0:7500 --host 0.0.0.0 --api-key-file keys
 
         pagewire prefill MODEL --router tcp://10.0.0.1:7500
 

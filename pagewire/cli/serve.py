@@ -60,7 +60,7 @@ def serve(
 
     [bold]A GGUF file[/bold] for the local network, with a key:
 
-        PAGEWIRE_API_KEY=... pagewire serve ./model.gguf --host 0.0.0.0
+        pagewire serve ./model.gguf --host 0.0.0.0 --api-key-file keys
 
     Ctrl-C ends everything. For several hosts, see: pagewire router --help
     """

@@ -43,7 +43,7 @@ def banner(router: RouterOptions, name: str, pids: dict[str, int]) -> str:
         "timing": True,
     }
     headers = "-H 'Content-Type: application/json'"
-    if router.api_keys:
+    if router.api_keys or router.api_key_file:
         headers += ' -H "Authorization: Bearer $PAGEWIRE_API_KEY"'
     return "\n".join(
         [

@@ -105,7 +105,15 @@ class ManyHosts(Cluster):
         pagewire = [sys.executable, "-m", "pagewire.cli.main", role, str(model)]
         pagewire += ["--cluster-secret-file", str(secret)]
         if host.name == ROUTER:
-            listen = ("--listen", f"tcp://{router}:{MAILBOX}", "--host", router, "--port", str(HTTP))
+            listen = (
+                "--listen",
+                f"tcp://{router}:{MAILBOX}",
+                "--host",
+                router,
+                "--port",
+                str(HTTP),
+                "--insecure",
+            )
             return [*pagewire, *listen, *HANDS_OVER, "--placement", "load"]  # scenarios count on names
         pagewire += ["--router", f"tcp://{router}:{MAILBOX}", "--node-id", host.name, *_SIZES, *extra]
         return pagewire + (["--handoff", f"tcp://0.0.0.0:{HANDOFF}"] if role == "decode" else [])

@@ -28,7 +28,8 @@ Run = Callable[..., tuple[int, str, str]]
 def pagewire(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command; gives exit code, standard output and standard error."""
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("PAGEWIRE_API_KEY", raising=False)
+    for name in ("PAGEWIRE_API_KEY", "PAGEWIRE_API_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
 
     def run(*argv: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["pagewire", *argv])
@@ -74,7 +75,9 @@ def test_help_says_how_to_use_it(pagewire: Run, command: tuple[str, ...]) -> Non
         (("serve", "./x.gguf"), "no such GGUF file: ./x.gguf"),
         (("serve", "a", "--model", "b"), "two models are named: a and b"),
         (("serve", "--api-key", ""), "an API key must be printable ASCII"),
-        (("serve", "--host", "198.51.100.1"), "cannot listen on 198.51.100.1:8000"),
+        (("serve", "--host", "0.0.0.0"), "anybody who reaches 0.0.0.0 could use this router"),
+        (("router", "--api-key-file", "/no/file"), "the API key file /no/file cannot be read"),
+        (("serve", "--host", "198.51.100.1", "--insecure"), "cannot listen on 198.51.100.1:8000"),
         (("serve", "-tp", "2"), "-tp 2 cannot be had: a node computes on one device so far"),
         (
             ("serve", "--gpu-memory-utilization=0.9"),

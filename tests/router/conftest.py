@@ -15,6 +15,7 @@ from pagewire.text.output.dialect import Dialect, dialect_of
 from pagewire.text.tokenizer import Tokenizer, load_tokenizer
 from router.app import make
 from router.front import Front, GrammarCheck
+from router.keys import KeyRing
 from router.options import RouterOptions
 from router.service import Service
 
@@ -41,12 +42,13 @@ class World:
         self.tokenizer = tokenizer
         self.answer = tokenizer.encode(ANSWER, add_special_tokens=False)
         self.cluster = Cluster(self.script, tokenizer.eos_id or 0)
-        calm = {"placement": "load", "disaggregate": "always"}  # so that names say who comes first
+        # Names say who comes first; and the nodes' word is taken, so that all requests are the test's.
+        calm = {"placement": "load", "disaggregate": "always", "canary_s": 0.0}
         made = RouterOptions(model="demo", mailbox="inproc://x", **calm | options)  # type: ignore[arg-type]
         self.service = Service(self.cluster, made, tokenizer)
         dialect = dialect or dialect_of(tokenizer, made.tool_call_parser, made.reasoning_parser)
         self.front = Front(self.service, tokenizer, ("demo", "other"), 1, dialect, grammars)
-        self.app = make(self.front, made.api_keys)
+        self.app = make(self.front, KeyRing(made.api_keys))
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False), base_url="http://test"
         )

@@ -267,3 +267,42 @@ async def test_an_error_before_the_stream_has_begun_is_an_http_error(crowd: Worl
     for name in ("decode-0", "decode-1"):
         crowd.cluster.kill(name)
     assert fault(await task)[:2] == (503, "worker_lost")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "x", "y": ' + b"[" * 32 + b"]" * 32 + b"}",
+        b'{"prompt": "x", "y": ' + b'{"z":' * 32 + b"1" + b"}" * 32 + b"}",
+        b'{"prompt": "x", "y": [' + b"1," * (1 << 18) + b"1]}",
+        b'{"prompt": "x", "y": {' + b",".join(b'"%d":1' % n for n in range(2049)) + b"}}",
+        b'{"prompt": "x", "y": "' + b"y" * ((1 << 20) + 1) + b'"}',
+        b'{"prompt": "x", "y": 1e400}',
+    ],
+    ids=["arrays", "objects", "values", "fields", "text", "number"],
+)
+async def test_json_has_limits(world: World, body: bytes) -> None:
+    assert fault(await raw(world, body, "/tokenize"))[:2] == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "x", "y": ' + b"[" * 31 + b"]" * 31 + b"}",
+        b'{"prompt": "x", "y": [' + b"[],{}," * 1000 + b"1]}",
+        b'{"prompt": "x", "y": ["' + b"[" * 100 + b'", "\\\\\\"' + b"{" * 100 + b'"]}',
+        b'{"prompt": "x", "y": "' + b"x, " * (1 << 18) + b'"}',
+        b'{"prompt": "x", "y": {' + b",".join(b'"%d":1' % n for n in range(2048)) + b"}}",
+    ],
+    ids=["depth", "width", "in texts", "commas in texts", "fields"],
+)
+async def test_json_within_its_limits(world: World, body: bytes) -> None:
+    assert (await raw(world, body, "/tokenize")).status_code == 200
+
+
+@pytest.mark.parametrize(("field", "value"), [("prompt", True), ("stop", 1), ("stop_token_ids", "x")])
+async def test_a_list_of_faults_is_told_by_its_first(world: World, field: str, value: object) -> None:
+    """A quarter of a million of them take seconds to list, in which nobody else is served."""
+    reply = await world.post("/v1/completions", **({"prompt": "x"} | {field: [value] * 100_000}))
+    assert fault(reply) == (400, "invalid_request", field)
+    assert len(reply.text) < 1000

@@ -31,7 +31,7 @@ run(RouterOptions(model="demo", mailbox=sys.argv[1], port=0), tell)
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[tuple[str, str]]:
     """URL and mailbox address of a router in this loop."""
-    options = RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", port=0)
+    options = RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", port=0, canary_s=0.0)
     urls: asyncio.Queue[str] = asyncio.Queue()
     task = asyncio.create_task(serve(options, urls.put_nowait))
     yield await urls.get(), options.mailbox
@@ -70,19 +70,21 @@ async def test_a_port_in_use_is_said_plainly(tmp_path: Path) -> None:
             await serve(RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", port=port))
 
 
-@pytest.mark.parametrize(
-    ("host", "keys", "warned"),
-    [("0.0.0.0", (), True), ("::", (), True), ("0.0.0.0", ("sk-1",), False), ("127.0.0.1", (), False)],
-)
-async def test_open_doors_are_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str, keys: tuple[str, ...], warned: bool
+async def test_a_door_that_is_open_to_all_is_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--insecure"):
+        await serve(RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", host="0.0.0.0", port=0))
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("::", True), ("127.0.0.1", False)])
+async def test_doors_that_were_meant_to_be_open_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, host: str, warned: bool
 ) -> None:
     caplog.set_level(logging.WARNING, logger="pagewire.router")
-    options = RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", host=host, port=0, api_keys=keys)
+    options = RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", host=host, port=0, insecure=True)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         _announce(options, listener, None)
-    assert ["--api-key" in record.getMessage() for record in caplog.records] == [True] * warned
+    assert ["--insecure" in record.getMessage() for record in caplog.records] == [True] * warned
 
 
 async def test_what_outlives_the_grace_is_told_and_cancelled(world: World) -> None:

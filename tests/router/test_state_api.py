@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from conftest import ANSWER, World
+import httpx
+from conftest import ANSWER, KEY, World
+
+from router.app import make
+from router.keys import KeyRing
 
 
 async def test_live_asks_nothing_else(empty: World) -> None:
@@ -92,3 +96,19 @@ async def test_the_openapi_page_knows_the_bodies(world: World) -> None:
     page = (await world.http.get("/openapi.json")).json()
     body = page["paths"]["/v1/chat/completions"]["post"]["requestBody"]
     assert "messages" in body["content"]["application/json"]["schema"]["properties"]
+
+
+async def test_no_page_of_another_site_may_ask(world: World) -> None:
+    reply = await world.http.get("/v1/models", headers={"origin": "https://evil.example"})
+    assert not [name for name in reply.headers if name.startswith("access-control")]
+
+
+async def test_pages_of_an_allowed_site_may_ask_and_are_asked_for_a_key(locked: World) -> None:
+    app = make(locked.front, KeyRing([KEY]), ["https://good.example"])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        for origin, allowed in (("https://good.example", True), ("https://evil.example", False)):
+            asked = {"origin": origin, "access-control-request-method": "POST"}
+            assert (await http.options("/v1/completions", headers=asked)).is_success is allowed
+            reply = await http.get("/v1/models", headers={"origin": origin})
+            assert reply.status_code == 401
+            assert ("access-control-allow-origin" in reply.headers) is allowed

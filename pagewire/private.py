@@ -1,0 +1,40 @@
+"""What only this user can read, and what only this host can reach.
+
+Knows files and addresses; knows no secret and no socket.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import stat
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pagewire.errors import ConfigError
+
+
+def private_bytes(path: str | Path, what: str) -> bytes:
+    """The content of a file that only its owner may read. Raises ConfigError, which calls it ``what``."""
+    file = Path(path)
+    try:
+        mode = file.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ConfigError(f"{what} {path} is not a file")
+        if stat.S_IMODE(mode) & 0o077:
+            raise ConfigError(f"{what} {path} may be read by others; run: chmod 600 {path}")
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{what} {path} cannot be read: {error.strerror}") from error
+
+
+def is_local(address: str) -> bool:
+    """True if only this host can reach a socket bound at ``address``."""
+    parts = urlsplit(address)
+    if parts.scheme in ("inproc", "ipc", "shm"):
+        return True
+    if parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False  # a wildcard, a host name or an interface
