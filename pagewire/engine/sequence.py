@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pagewire.engine.constraint import Matcher
 from pagewire.engine.pages import PageLease
 from pagewire.messages import PrefillRequest, RequestId
 from pagewire.sampling import SamplingParams
@@ -37,6 +38,7 @@ class Sequence:
     prefix_hit: int = 0  # of those, how many were found in the prefix cache when it was first scheduled
     page_hashes: list[bytes] = field(default_factory=list)  # hash chain over the full pages hashed so far
     preemptions: int = 0
+    matcher: Matcher | None = None  # behind the last token, once it was asked for
     ended: bool = False  # finished or aborted: what is still drawn for it is nobody's
 
     @property
