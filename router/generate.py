@@ -22,11 +22,13 @@ from pagewire.text.tokenizer import Tokenizer
 from router import params
 from router.body import read
 from router.feed import Delta
+from router.grammar_check import GrammarCheck
 from router.replies import ChatReply, CompletionReply, Prompt, Reply, usage_of
 from router.requests import Generation
 from router.schemas import ChatBody, CompletionBody, GenerationBody, Message, TokenizeBody
 from router.service import Service
 from router.sse import EventStream, unless_gone
+from router.structured import param_of
 
 LONG_TEXT = 16 << 10  # characters from which on tokenising leaves the event loop
 
@@ -39,6 +41,7 @@ class Front:
     tokenizer: Tokenizer
     names: tuple[str, ...]
     started: int  # Unix time
+    grammars: GrammarCheck
 
     def model(self, asked: str | None) -> str:
         """The name to answer with. Raises UnknownModel."""
@@ -53,6 +56,11 @@ class Front:
             raise Unavailable("no prefill and decode node are ready", retry_after=2.0)
         return limit
 
+    async def check_grammar(self, body: GenerationBody, sampling: SamplingParams) -> None:
+        """Raises RequestError if what the answer must match cannot be used."""
+        if sampling.grammar is not None:
+            await self.grammars.check(sampling.grammar, param_of(body))
+
     async def encode(self, text: str, *, special: bool) -> list[int]:
         if len(text) < LONG_TEXT:
             return self.tokenizer.encode(text, add_special_tokens=special)
@@ -63,6 +71,7 @@ async def chat(front: Front, request: Request) -> Response:
     body = await read(request, ChatBody)
     name = front.model(body.model)
     sampling = params.of_chat(body)
+    await front.check_grammar(body, sampling)
     front.service.admit()
     tokens = checked(front, await encode_chat(front, body, body.messages), "messages")
     sampling = params.fit(sampling, len(tokens), front.limit())
@@ -82,6 +91,7 @@ async def completion(front: Front, request: Request) -> Response:
     name = front.model(body.model)
     given = prompts_of(body.prompt)
     sampling = params.of_completion(body, len(given))
+    await front.check_grammar(body, sampling)
     front.service.admit(len(given))
     prompts = [await _prompt(front, body, prompt) for prompt in given]
     longest = max(len(prompt.tokens) for prompt in prompts)

@@ -25,6 +25,7 @@ from pagewire.status import Reporter
 from pagewire.text.tokenizer import load_tokenizer
 from router.app import make
 from router.generate import Front
+from router.grammar_check import GrammarCheck
 from router.options import RouterOptions
 from router.service import Service
 
@@ -62,7 +63,9 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         service = Service(mailbox, options, tokenizer)
         service.metrics.watch(mailbox)
         names = options.served_model_names or (source.name,)
-        server = _Server(_http_config(options, Front(service, tokenizer, names, int(time.time()))))
+        grammars = stack.enter_context(contextlib.closing(GrammarCheck(str(source.path))))
+        front = Front(service, tokenizer, names, int(time.time()), grammars)
+        server = _Server(_http_config(options, front))
         await _serve(options, service, server, listener, on_listening)
 
 

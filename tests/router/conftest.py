@@ -13,6 +13,7 @@ from pagewire.messages import PrefillRequest
 from pagewire.text.tokenizer import Tokenizer, load_tokenizer
 from router.app import make
 from router.generate import Front
+from router.grammar_check import GrammarCheck
 from router.options import RouterOptions
 from router.service import Service
 
@@ -34,7 +35,7 @@ class World:
         self.cluster = Cluster(self.script, tokenizer.eos_id or 0)
         made = RouterOptions(model="demo", mailbox="inproc://x", **options)  # type: ignore[arg-type]
         self.service = Service(self.cluster, made, tokenizer)
-        self.front = Front(self.service, tokenizer, ("demo", "other"), 1)
+        self.front = Front(self.service, tokenizer, ("demo", "other"), 1, GrammarCheck("demo"))
         self.app = make(self.front, made.api_keys)
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False), base_url="http://test"
@@ -72,6 +73,7 @@ async def running(world: World, *nodes: str) -> AsyncIterator[World]:
         yield world
     finally:
         await world.http.aclose()
+        world.front.grammars.close()
         world.cluster.close()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
