@@ -24,6 +24,7 @@ from pagewire.text.tokenizer import Tokenizer
 
 Mask = NDArray[np.int32]  # bit i of the little-endian words: token i may come
 
+PROBED = 16  # tokens
 MAX_REASON = 300  # characters of why a grammar is refused
 LIMITS = LLParserLimits(
     initial_lexer_fuel=1_000_000,  # some 20 ms of compiling
@@ -33,6 +34,7 @@ LIMITS = LLParserLimits(
     max_grammar_size=200_000,
     verbose_errors=False,  # those quote the whole grammar and the parser's state
 )
+_STRIDE = 7919  # a prime: a walk that is not always the first token
 _OPTIONS = '%llguidance {"no_forcing": true}\n'
 _BLANKS = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
@@ -98,6 +100,19 @@ class Vocabulary:
         if matcher.error:
             raise RequestError(matcher.error, param="grammar")
         return matcher
+
+    def probe(self, grammar: Grammar, tokens: int = PROBED) -> None:
+        """Follow ``grammar`` for some tokens that it permits: what goes beyond LIMITS mostly does so at once.
+        Raises RequestError.
+        """
+        matcher = self.matcher(grammar)
+        for step in range(tokens):
+            may = np.flatnonzero(np.unpackbits(matcher.mask().view(np.uint8), bitorder="little"))
+            if matcher.error:
+                raise RequestError(matcher.error, param="grammar")
+            matcher.advance([int(may[step * _STRIDE % len(may)])])
+            if matcher.stopped:
+                return
 
 
 class GrammarMatcher:

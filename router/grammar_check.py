@@ -1,4 +1,4 @@
-"""Whether grammars of clients can be compiled: found out in child processes, before a request costs anything.
+"""Whether grammars of clients can be used: found out in child processes, before a request costs anything.
 
 The event loop waits for nobody: threads talk to the children. What was found out is remembered. Knows when a
 grammar is looked at and how many may wait; what is wrong with it, ``router.grammar_worker`` says.

@@ -3,8 +3,8 @@
     python -m router.grammar_worker MODEL
 
 A line of JSON for each grammar on standard input, [kind, text], and one for each answer: why it is refused,
-or "". The first line says that it is ready. Compiling finds the first mask, too, with the model's own tokens,
-as the nodes will. Knows limits of memory and time, which are the kernel's to keep; knows no request.
+or "". The first line says that it is ready. A grammar is compiled and followed for some tokens of the model's
+own, as the nodes will do. Knows limits of memory and time, which are the kernel's to keep; knows no request.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 def _fault(vocabulary: Vocabulary, grammar: Grammar) -> str:
     try:
-        vocabulary.matcher(grammar)
+        vocabulary.probe(grammar)
     except RequestError as error:
         return str(error)
     except MemoryError:
