@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pagewire.errors import Unavailable
@@ -33,9 +34,14 @@ TOO_MUCH = Verdict("the grammar takes too much memory or time to compile", sure=
 
 
 class GrammarProcess:
-    def __init__(self, model: str, patience_s: float = PATIENCE_S) -> None:
-        """``model`` is what ``pagewire.hub.resolve`` takes."""
-        self._model, self._patience_s = model, patience_s
+    def __init__(
+        self,
+        model: str,
+        patience_s: float = PATIENCE_S,
+        program: Sequence[str] = ("-m", "router.grammar_worker"),
+    ) -> None:
+        """``model`` is what ``pagewire.hub.resolve`` takes; ``program`` is for Python."""
+        self._command, self._patience_s = [sys.executable, *program, model], patience_s
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
 
@@ -45,17 +51,18 @@ class GrammarProcess:
 
     def check(self, grammar: Grammar) -> Verdict:
         """Raises Unavailable if there can be no child."""
-        line = self._started()
-        try:
-            line.settimeout(self._patience_s)
-            line.sendall(json.dumps([grammar.kind, grammar.text]).encode() + b"\n")
-            return Verdict(_answer(line, self._patience_s))
-        except TimeoutError:
-            self.close()
-            return TOO_LONG
-        except (OSError, ValueError):
-            self.close()
-            return TOO_MUCH
+        for _ in range(2):  # the first child may have died of something else
+            line = self._started()
+            try:
+                line.settimeout(self._patience_s)
+                line.sendall(json.dumps([grammar.kind, grammar.text]).encode() + b"\n")
+                return Verdict(_answer(line, self._patience_s))
+            except TimeoutError:
+                self.close()
+                return TOO_LONG
+            except (OSError, ValueError):
+                self.close()
+        return TOO_MUCH
 
     def stop(self) -> None:
         """End the child under the thread that waits for it."""
@@ -77,10 +84,9 @@ class GrammarProcess:
             return self._socket
         self.close()
         self._socket, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "router.grammar_worker", self._model]
         try:
             with theirs:
-                self._child = subprocess.Popen(command, stdin=theirs.fileno(), stdout=theirs.fileno())
+                self._child = subprocess.Popen(self._command, stdin=theirs.fileno(), stdout=theirs.fileno())
             _answer(self._socket, START_S)
         except (OSError, ValueError) as error:
             self.close()
