@@ -278,7 +278,7 @@ class DecodeNode:
         if live is None:  # another choice of it has just failed
             return
         if finished.error:
-            self._fail(key, live, "bad_logits", finished.error, retryable=False)
+            self._fail(key, live, finished.code, finished.error, retryable=False)
         else:
             self._ended(key, live)
 

@@ -24,7 +24,7 @@ def watch(fd: int, *, grace: float = GRACE) -> threading.Thread:
 
     Call it before anything slow. Returns the daemon thread that watches.
     """
-    _ask_kernel()
+    end_with_parent()
     thread = threading.Thread(target=_wait, args=(fd, grace), name="lifeline", daemon=True)
     thread.start()
     return thread
@@ -39,7 +39,7 @@ def _wait(fd: int, grace: float) -> None:
     os._exit(1)
 
 
-def _ask_kernel() -> None:
-    """SIGTERM for us when the thread that forked us ends. The pipe covers a parent that is dead already."""
+def end_with_parent() -> None:
+    """SIGTERM for us when the thread that forked us ends. A pipe covers a parent that is dead already."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -138,6 +138,8 @@ class LLM:
             raise PromptTooLong(
                 f"the prompt has {len(tokens)} tokens and the context {limit}", param="prompt"
             )
+        if params.grammar is not None and self.engine.grammars is not None:
+            self.engine.grammars.check(params.grammar)
         self._count += 1
         new = params.max_tokens if params.max_tokens is not None else limit
         seq = Sequence(

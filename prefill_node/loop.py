@@ -226,7 +226,7 @@ class PrefillNode:
         job = self._jobs.of(finished.seq)
         job.seq, job.lease = None, finished.lease
         if finished.error:
-            self._fail(job, "bad_logits", finished.error, retryable=False)
+            self._fail(job, finished.code, finished.error, retryable=False)
             return
         job.watch.lap(PREFILL_COMPUTE, now)
         self._replies.spans(job.router, self._spans(job))

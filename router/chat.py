@@ -24,6 +24,7 @@ from router.prompts import Prompt, checked, render_chat
 from router.renaming import renaming
 from router.replies import Envelope
 from router.schemas import ChatBody
+from router.structured import param_of
 from router.tool_use import ToolUse, constrained, tool_use
 
 
@@ -47,7 +48,8 @@ async def prepare(front: Front, body: ChatBody) -> Turn:
         thinking = front.dialect.thinking(text)
         by_format = sampling.grammar is not None and not use.forced
         sampling = constrained(sampling, use, front.dialect, thinking)
-        await front.check_grammar(sampling.grammar, "response_format" if by_format else "tools")
+        if sampling.grammar is not None:
+            await front.grammars.check(sampling.grammar, param_of(body) if by_format else "tools")
         tokens = checked(front, await front.encode(text, special=bool(body.add_special_tokens)), "messages")
         sampling = params.fit(sampling, len(tokens), front.limit(), field="messages")
     if not use.tools and thinking is None:

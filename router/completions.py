@@ -18,6 +18,7 @@ from router.generate import Asked, answer
 from router.prompts import prompt_of, prompts_of
 from router.replies import Envelope
 from router.schemas import CompletionBody
+from router.structured import param_of
 
 
 async def completion(front: Front, request: Request) -> Response:
@@ -25,7 +26,8 @@ async def completion(front: Front, request: Request) -> Response:
     name = front.model(body.model)
     given = prompts_of(body.prompt)
     sampling = params.of_completion(body, len(given))
-    await front.check_grammar(sampling.grammar, "response_format")
+    if sampling.grammar is not None:
+        await front.grammars.check(sampling.grammar, param_of(body))
     request.state.ticket.widen(len(given))
     prompts = [await prompt_of(front, body, prompt) for prompt in given]
     longest = max(len(prompt.tokens) for prompt in prompts)

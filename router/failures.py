@@ -16,7 +16,7 @@ from pagewire.errors import (
 from pagewire.messages import Failed
 
 _CUT_OFF = ("peer_lost", "stalled")  # how a handoff ends between nodes that do not reach each other
-_CLIENTS_FAULT = (RequestError.code, PromptTooLong.code, "too_long")
+_CLIENTS_FAULT = (RequestError.code, PromptTooLong.code, "too_long", "grammar_failed")
 
 
 def cut_off(failed: Failed) -> bool:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from pagewire import __version__
-from pagewire.errors import RequestError, Unavailable, UnknownModel
+from pagewire.errors import Unavailable, UnknownModel
 from pagewire.sampling import Grammar
 from pagewire.text.output.dialect import Dialect
 from pagewire.text.tokenizer import Tokenizer
@@ -20,24 +20,24 @@ from router.service import Service
 LONG_TEXT = 16 << 10  # characters from which on tokenising leaves the event loop
 
 
-class GrammarCheck(Protocol):
+class ChecksGrammars(Protocol):
     async def check(self, grammar: Grammar, param: str) -> None:
         """Raises RequestError about ``param`` unless the grammar can be held to."""
         ...
 
+    def close(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """``names`` are what clients may call the model; the first is its own. ``grammars`` None: nobody holds a
-    model to a grammar.
-    """
+    """``names`` are what clients may call the model; the first is its own."""
 
     service: Service
     tokenizer: Tokenizer
     names: tuple[str, ...]
     started: int  # Unix time
-    dialect: Dialect = field(default_factory=Dialect)
-    grammars: GrammarCheck | None = None
+    dialect: Dialect
+    grammars: ChecksGrammars
 
     def model(self, asked: str | None) -> str:
         """The name to answer with. Raises UnknownModel."""
@@ -63,11 +63,3 @@ class Front:
         if len(text) < LONG_TEXT:
             return self.tokenizer.encode(text, add_special_tokens=special)
         return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens=special)
-
-    async def check_grammar(self, grammar: Grammar | None, param: str) -> None:
-        """Before anything is spent on a request. Raises RequestError."""
-        if grammar is None:
-            return
-        if self.grammars is None:
-            raise RequestError(f"{param} asks for structured output, which is not served here", param=param)
-        await self.grammars.check(grammar, param)

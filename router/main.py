@@ -30,6 +30,7 @@ from pagewire.text.tokenizer import load_tokenizer
 from router.app import make
 from router.connection import HEAD_BYTES, Connection
 from router.front import Front
+from router.grammar_check import GrammarCheck
 from router.keys import ring_of
 from router.options import RouterOptions
 from router.service import Service
@@ -74,7 +75,8 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         service.metrics.watch(mailbox)
         names = options.served_model_names or (source.name,)
         dialect = dialect_of(tokenizer, options.tool_call_parser, options.reasoning_parser)
-        front = Front(service, tokenizer, names, int(time.time()), dialect)
+        grammars = stack.enter_context(contextlib.closing(GrammarCheck(str(source.path))))
+        front = Front(service, tokenizer, names, int(time.time()), dialect, grammars)
         server = _Server(_http_config(options, make(front, keys, options.allowed_origins)))
         await _serve(options, service, server, listener, on_listening)
 

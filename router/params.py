@@ -11,6 +11,7 @@ from dataclasses import replace
 from pagewire.errors import PromptTooLong, RequestError
 from pagewire.sampling import SamplingParams
 from router.schemas import MAX_PROMPTS, ChatBody, CompletionBody, GenerationBody
+from router.structured import grammar_of
 from router.unsupported import refuse_unsupported
 
 COMPLETION_TOKENS = 16  # OpenAI's default of max_tokens for completions
@@ -112,6 +113,7 @@ def _sampling(body: GenerationBody, *, max_tokens: int | None, logprobs: int | N
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logit_bias=_bias(body.logit_bias or {}),
+        grammar=grammar_of(body),
     )
 
 

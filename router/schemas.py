@@ -65,6 +65,12 @@ class GenerationBody(Body):
     priority: int | None = None
     cache_salt: Text | None = None
     return_token_ids: bool | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: Text | dict[str, Any] | None = None
+    guided_regex: Text | None = None
+    guided_choice: list[Text] | None = None
+    guided_grammar: Text | None = None
     timing: bool | None = None
 
 

@@ -14,12 +14,6 @@ _NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 # field -> values that are harmless, beside those in _NOTHING
 _REFUSED: dict[str, tuple[Any, ...]] = {
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
     "audio": (),
     "modalities": (["text"],),
     "prediction": (),

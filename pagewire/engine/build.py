@@ -21,6 +21,7 @@ from pagewire.engine.packed_decoder import AnyDecoder
 from pagewire.engine.runner import ModelRunner, one_prompt
 from pagewire.engine.weights import load_model, quantization_for
 from pagewire.errors import ConfigError
+from pagewire.grammars import grammars_of
 from pagewire.hub import ModelSource
 from pagewire.layout import KVLayout
 from pagewire.model_config import ModelConfig, fingerprint, kv_layout, load_config
@@ -118,7 +119,8 @@ def build_engine(
             runner.capture_chunks(min(max_batch_tokens, MOST_ROWS), max_num_seqs, config.max_model_len)
         if DECODES in capture and device.type == "cuda":
             runner.capture(max_num_seqs, config.max_model_len)
-    return Built(Engine(config, runner, model.eos_token_ids), model, layout, device)
+    grammars = grammars_of(source, runner.vocab_size, model.eos_token_ids)
+    return Built(Engine(config, runner, model.eos_token_ids, grammars), model, layout, device)
 
 
 def _largest_step(decoder: AnyDecoder, layout: KVLayout, page_size: int, tokens: int) -> None:

@@ -7,8 +7,8 @@ the tokens that were sampled elsewhere; offline generation does neither. All thr
 
 With asynchronous scheduling a step is given to the device before the tokens of the one before are looked at:
 the host schedules while the device computes, as in SGLang's overlapped loop. What is drawn and not yet seen
-is a promise in ``Sequence.tokens``. Where an answer hangs on more than a draw (penalties, log-probabilities,
-several choices) the step is looked at at once, as all are without it.
+is a promise in ``Sequence.tokens``. Where an answer hangs on more than a draw (a grammar, penalties,
+log-probabilities, several choices) the step is looked at at once, as all are without it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from pagewire.config import EngineConfig
 from pagewire.engine.batch import build
+from pagewire.engine.constraint import GRAMMAR_FAILED, Grammars, Matcher, advanced, matcher_of
 from pagewire.engine.drawing import Drawn
 from pagewire.engine.pages import PageAccounts, PageLease, PagePool
 from pagewire.engine.prefix_cache import PrefixCache
@@ -61,6 +62,7 @@ class Finished(NamedTuple):
     lease: PageLease
     live: list[Token]  # the choices that go on elsewhere: their budget here was spent
     error: str = ""  # why it could not go on, if it failed
+    code: str = ""  # the same in a word
 
 
 @dataclass(slots=True)
@@ -97,7 +99,13 @@ must leave the engine alone."""
 
 
 class Engine:
-    def __init__(self, config: EngineConfig, runner: ModelRunner, eos_token_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        runner: ModelRunner,
+        eos_token_ids: tuple[int, ...],
+        grammars: Grammars | None = None,
+    ) -> None:
         self.config = config
         self.pool = PagePool(config.num_pages, config.page_size)
         self.cache = PrefixCache(self.pool, enabled=config.prefix_caching)
@@ -106,6 +114,7 @@ class Engine:
         self.steps = 0
         self.preemptions = 0
         self._eos = eos_token_ids
+        self.grammars = grammars
         self._scorer = PromptScorer()
         self._due: Due | None = None  # drawn by the step before
 
@@ -138,6 +147,10 @@ class Engine:
                 f"a request of {seq.max_len} tokens needs more KV memory than this node has"
                 f" ({self.config.num_pages * self.config.page_size} tokens)"
             )
+        if seq.sampling.grammar is not None:
+            if self.grammars is None:
+                raise RequestError("grammars are not supported here", param="grammar")
+            self.grammars.prepare(seq.sampling.grammar)
 
     def admit(self, seq: Sequence) -> None:
         """Take in a sequence, fresh or with its KV present. Raises RequestError if it can never run here."""
@@ -150,7 +163,7 @@ class Engine:
         assert seq.num_computed == len(seq.tokens)
         self.cache.publish(seq)
         self.admit(seq)
-        self._branch(seq, first)
+        self._branch(seq, first, [None] * len(first))
 
     def sequences(self, request: RequestId | None = None, attempt: int | None = None) -> list[Sequence]:
         """What is waiting or running, of one request or attempt if asked."""
@@ -190,6 +203,8 @@ class Engine:
         logits = self.runner.forward(batch, None if watch is None else partial(watch, out), every)
         rows = self._scorer.take(plan.work, logits, out.prompt_logprobs)
         sampling = [work.seq for work in plan.work if work.samples]
+        for seq in sampling:
+            seq.matcher = matcher_of(seq, self.grammars)
         wanted = [SampleRow.of(seq, self._eos) for seq in sampling]
         places = [(seq, len(seq.tokens)) for seq in sampling]
         ahead = self.config.async_scheduling and all(
@@ -228,44 +243,50 @@ class Engine:
                 continue
             del seq.tokens[position:]  # what was promised
             if isinstance(sampled, InvalidLogits):
-                self._end(seq, out, [], "the model gave logits that are not numbers")
+                self._end(seq, out, [], *_failure(seq))
             else:
                 self._append(seq, sampled, out)
 
     def _append(self, seq: Sequence, sampled: list[Sampled], out: StepOutput) -> None:
         index = seq.num_output
+        matchers = advanced(seq.matcher, [drawn.token for drawn in sampled])
         tokens = [
-            Token(seq, choice, index, drawn, *self._finish(seq, drawn.token))
-            for choice, drawn in zip(seq.choices, sampled, strict=True)
+            Token(seq, choice, index, drawn, *self._finish(seq, drawn.token, matcher))
+            for choice, drawn, matcher in zip(seq.choices, sampled, matchers, strict=True)
         ]
         out.tokens += tokens
         live = [token for token in tokens if not token.finish]
+        going_on = [each for token, each in zip(tokens, matchers, strict=True) if not token.finish]
         if seq.budget is not None:
             seq.budget -= 1
         if not live or seq.budget == 0:
             self._end(seq, out, live)
         else:
-            self._branch(seq, [(token.choice, token.sampled.token) for token in live])
+            self._branch(seq, [(token.choice, token.sampled.token) for token in live], going_on)
 
-    def _end(self, seq: Sequence, out: StepOutput, live: list[Token], error: str = "") -> None:
+    def _end(
+        self, seq: Sequence, out: StepOutput, live: list[Token], error: str = "", code: str = ""
+    ) -> None:
         lease = self.scheduler.remove(seq) or self.pool.lease()  # preempted before its end was seen
         seq.ended = True
-        out.finished.append(Finished(seq, lease, live, error))
+        out.finished.append(Finished(seq, lease, live, error, code))
 
-    def _finish(self, seq: Sequence, token: int) -> tuple[str, int]:
-        """(finish reason, the stop token or -1) if ``token`` comes next."""
+    def _finish(self, seq: Sequence, token: int, matcher: Matcher | None) -> tuple[str, int]:
+        """(finish reason, the stop token or -1) if ``token`` comes next, with ``matcher`` behind it."""
         params = seq.sampling
         if token in params.stop_token_ids or (token in self._eos and not params.ignore_eos):
             return "stop", token
+        if matcher is not None and matcher.stopped and not params.ignore_eos:
+            return "stop", -1
         return ("length", -1) if len(seq.tokens) + 1 >= seq.max_len else ("", -1)
 
-    def _branch(self, seq: Sequence, live: list[tuple[int, int]]) -> None:
+    def _branch(self, seq: Sequence, live: list[tuple[int, int]], matchers: list[Matcher | None]) -> None:
         """Append each live choice's token; the first goes on as ``seq``, the others as branches of it.
 
         A branch shares the full pages and gets a copy of the last, partial one. If there is no page for the
         copy, the branch waits like a preempted sequence and is computed anew.
         """
-        for choice, token in live[1:]:
+        for (choice, token), matcher in zip(live[1:], matchers[1:], strict=True):
             child = Sequence(
                 seq.request,
                 seq.attempt,
@@ -278,6 +299,7 @@ class Engine:
                 cache_salt=seq.cache_salt,
                 prefix_hit=seq.prefix_hit,
                 page_hashes=list(seq.page_hashes),
+                matcher=matcher,
             )
             assert seq.lease is not None
             if (fork := self.pool.fork(seq.lease, seq.num_computed)) is not None:
@@ -286,8 +308,15 @@ class Engine:
             else:
                 child.preemptions = seq.preemptions + 1
             self.scheduler.admit(child)
-        seq.choices, token = [live[0][0]], live[0][1]
+        seq.choices, token, seq.matcher = [live[0][0]], live[0][1], matchers[0]
         seq.tokens.append(token)
+
+
+def _failure(seq: Sequence) -> tuple[str, str]:
+    """Why nothing could be chosen for ``seq``, and the code of it."""
+    if seq.matcher is not None and seq.matcher.error:
+        return seq.matcher.error, GRAMMAR_FAILED
+    return "the model gave logits that are not numbers", "bad_logits"
 
 
 def _pages(seq: Sequence) -> list[int]:

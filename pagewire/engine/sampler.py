@@ -5,7 +5,7 @@ result is bitwise the same whatever its neighbours and the thread count, with th
 order of logits is exact, and weights are whole numbers (``kernels.sampling``), so sums are. A draw is a
 function of (seed, choice, absolute position).
 
-The meaning of each parameter and the order in which they act are vLLM's: min_tokens and logit_bias;
+The meaning of each parameter and the order in which they act are vLLM's: grammar; min_tokens and logit_bias;
 repetition, frequency and presence penalties; temperature; min_p; top_k; top_p. Log-probabilities are those of
 the model's raw distribution, before any of that (vLLM's ``raw_logprobs``). Ties go to the lower token id
 everywhere. Tokens less than 2^-41 times as likely as the likeliest are never drawn.
@@ -28,6 +28,7 @@ from kernels.sampling import Ints, Logits, largest, least_weight, log_of, nucleu
 from kernels.sampling_native import Row, Score
 from kernels.sampling_triton import DeviceRows, Needs
 from pagewire.engine import upload
+from pagewire.engine.constraint import Mask, permitted
 from pagewire.engine.sequence import Sequence
 from pagewire.rng import uniform
 from pagewire.sampling import SamplingParams
@@ -64,18 +65,20 @@ class SampleRow(NamedTuple):
     tokens: Many[int]  # prompt and output so far; the new token's absolute position is their number
     num_prompt: int
     banned: tuple[int, ...] = ()  # ids that may not be chosen yet (min_tokens)
+    mask: Mask | None = None  # borrowed: what the grammar permits
 
     @classmethod
     def of(cls, seq: Sequence, eos_token_ids: Many[int]) -> SampleRow:
         params = seq.sampling
         early = seq.num_output < params.min_tokens
         banned = (*eos_token_ids, *params.stop_token_ids) if early else ()
-        return cls(params, seq.seed, seq.choices, seq.tokens, seq.num_prompt, banned)
+        mask = None if seq.matcher is None else seq.matcher.mask()
+        return cls(params, seq.seed, seq.choices, seq.tokens, seq.num_prompt, banned, mask)
 
     @property
     def edited(self) -> bool:
         """True if something comes between the model's logits and the choice."""
-        return bool(self.params.penalised or self.params.logit_bias or self.banned)
+        return bool(self.params.penalised or self.params.logit_bias or self.banned or self.mask is not None)
 
     @property
     def on_device(self) -> bool:
@@ -247,7 +250,7 @@ def _result(raw: Logits, tokens: list[int], score: Score | None) -> list[Sampled
 
 @np.errstate(over="ignore")
 def adjusted(raw: Logits, row: SampleRow) -> Logits:
-    """Logits [V] after min_tokens, logit_bias and the penalties; ``raw`` itself if it is not finite.
+    """Logits [V] after grammar, min_tokens, logit_bias and the penalties; ``raw`` itself if it is not finite.
 
     Repetition counts prompt and output (positive logits are divided, others multiplied); frequency and
     presence count the output alone.
@@ -255,7 +258,9 @@ def adjusted(raw: Logits, row: SampleRow) -> Logits:
     if not np.isfinite(raw.max()):
         return raw
     params, x = row.params, raw.copy()
-    x[[i for i in row.banned if 0 <= i < len(x)]] = -np.inf
+    if row.mask is not None:
+        x[~permitted(row.mask, len(x))] = -np.inf
+    _ban(x, row)
     for token, bias in params.logit_bias.items():
         x[token] += bias
     if params.repetition_penalty != 1.0:
@@ -267,6 +272,15 @@ def adjusted(raw: Logits, row: SampleRow) -> Logits:
         ids, counts = np.unique(output, return_counts=True)
         x[ids] -= params.frequency_penalty * counts + params.presence_penalty
     return x
+
+
+def _ban(x: Logits, row: SampleRow) -> None:
+    """Where a grammar leaves only what min_tokens bans, its end, it may end."""
+    banned = [i for i in row.banned if 0 <= i < len(x)]
+    held = x[banned]
+    x[banned] = -np.inf
+    if row.mask is not None and np.isneginf(x.max()):
+        x[banned] = held
 
 
 # --- the same twice: in C++, and in numpy ---

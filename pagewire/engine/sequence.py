@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pagewire.engine.constraint import Matcher
 from pagewire.engine.pages import PageLease
 from pagewire.messages import PrefillRequest, RequestId
 from pagewire.sampling import SamplingParams
@@ -38,6 +39,7 @@ class Sequence:
     page_hashes: list[bytes] = field(default_factory=list)  # hash chain over the full pages hashed so far
     preemptions: int = 0
     skipped: int = 0  # how often a shorter one that came later was started before it
+    matcher: Matcher | None = None  # behind the last token, once it was asked for
     ended: bool = False  # finished or aborted: what is still drawn for it is nobody's
 
     @property

@@ -14,7 +14,8 @@ from pagewire.sampling import Grammar
 from pagewire.text.output.dialect import Dialect, dialect_of
 from pagewire.text.tokenizer import Tokenizer, load_tokenizer
 from router.app import make
-from router.front import Front, GrammarCheck
+from router.front import ChecksGrammars, Front
+from router.grammar_check import GrammarCheck
 from router.keys import KeyRing
 from router.options import RouterOptions
 from router.service import Service
@@ -36,7 +37,7 @@ class World:
         tokenizer: Tokenizer,
         *,
         dialect: Dialect | None = None,
-        grammars: GrammarCheck | None = None,
+        grammars: ChecksGrammars | None = None,
         **options: object,
     ) -> None:
         self.tokenizer = tokenizer
@@ -47,7 +48,9 @@ class World:
         made = RouterOptions(model="demo", mailbox="inproc://x", **calm | options)  # type: ignore[arg-type]
         self.service = Service(self.cluster, made, tokenizer)
         dialect = dialect or dialect_of(tokenizer, made.tool_call_parser, made.reasoning_parser)
-        self.front = Front(self.service, tokenizer, ("demo", "other"), 1, dialect, grammars)
+        self.front = Front(
+            self.service, tokenizer, ("demo", "other"), 1, dialect, grammars or GrammarCheck("demo")
+        )
         self.app = make(self.front, KeyRing(made.api_keys))
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False), base_url="http://test"
@@ -88,6 +91,9 @@ class Checked:
     async def check(self, grammar: Grammar, param: str) -> None:
         self.asked.append((grammar, param))
 
+    def close(self) -> None:
+        pass
+
 
 @contextlib.asynccontextmanager
 async def running(world: World, *nodes: str) -> AsyncIterator[World]:
@@ -99,6 +105,7 @@ async def running(world: World, *nodes: str) -> AsyncIterator[World]:
         yield world
     finally:
         await world.http.aclose()
+        world.front.grammars.close()
         world.cluster.close()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -109,7 +109,7 @@ async def test_a_default_of_max_tokens_gives_way(world: World) -> None:
         ("seed", 1 << 70), ("top_logprobs", 2), ("messages", []), ("messages", "hi"), ("messages", [7]),
         ("messages", [{"content": "no role"}]), ("stream_options", {"include_usage": True}),
         ("tools", [{"type": "function"}]), ("tool_choice", "required"), ("audio", {"voice": "x"}),
-        ("response_format", {"type": "json_object"}), ("best_of", 3), ("echo", True), ("min_tokens", 999),
+        ("response_format", 7), ("guided_regex", ""), ("best_of", 3), ("echo", True), ("min_tokens", 999),
     ],
 )  # fmt: skip
 async def test_a_wrong_field_is_named(world: World, field: str, value: object) -> None:

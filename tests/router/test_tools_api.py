@@ -178,12 +178,6 @@ async def test_calls_and_results_of_before_are_in_the_prompt(world: World) -> No
 # --- calls that must be made --------------------------------------------------------------------------------
 
 
-async def test_without_grammars_a_call_cannot_be_forced(world: World) -> None:
-    reply = await world.chat(tools=[WEATHER], tool_choice="required")
-    assert reply.status_code == 400
-    assert reply.json()["error"]["param"] == "tools"
-
-
 async def test_required_holds_the_model_to_calls(held: World) -> None:
     held.say(CALL)
     choice = await ask(held, tool_choice="required")
