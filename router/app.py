@@ -23,6 +23,7 @@ from router import generate
 from router.access import Access
 from router.answers import ClientGone, MethodNotAllowed, NoRoute, response_of
 from router.body import read
+from router.counting import Counting
 from router.generate import Front, checked
 from router.schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 
@@ -39,7 +40,7 @@ def make(front: Front, api_keys: Sequence[str] = ()) -> ASGIApp:
     _model_routes(app, front)
     _state_routes(app, front)
     _error_handlers(app, front)
-    return Access(app, api_keys)
+    return Counting(Access(app, api_keys), front.service.metrics.http)
 
 
 def _generation_routes(app: FastAPI, front: Front) -> None:

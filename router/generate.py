@@ -22,6 +22,7 @@ from pagewire.text.tokenizer import Tokenizer
 from router import params
 from router.body import read
 from router.feed import Delta
+from router.finished import About
 from router.replies import ChatReply, CompletionReply, Prompt, Reply, usage_of
 from router.requests import Generation
 from router.schemas import ChatBody, CompletionBody, GenerationBody, Message, TokenizeBody
@@ -171,6 +172,7 @@ async def _answer(
         whole=not body.stream,
         counts=usage or not body.stream,
         timing=timing,
+        about=_about(request, body, reply),
     )
     shape = _Shape(reply, timing, usage, bool(options and options.continuous_usage_stats), mute)
     if body.stream:
@@ -179,6 +181,11 @@ async def _answer(
         return JSONResponse(await unless_gone(request.receive, _whole(generation, shape)))
     finally:
         generation.cancel()
+
+
+def _about(request: Request, body: GenerationBody, reply: Reply) -> About:
+    parent = request.headers.get("traceparent", "")
+    return About(request.state.tenant, reply.model, bool(body.stream), parent)
 
 
 @dataclass(frozen=True, slots=True)

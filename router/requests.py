@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from pagewire.errors import PagewireError, RequestFailed
@@ -22,6 +22,7 @@ from router.inflight import Inflight
 from router.metrics import Metrics
 from router.placement import Ledger, Pair, Query, Tried, choose
 from router.reach import Reach
+from router.recorder import Recorder
 
 LINGER_S = 0.2  # for spans that come after the last token
 PROMPT_LINGER_S = 1.0  # for the prompt's log-probabilities, without which there is no answer
@@ -63,6 +64,8 @@ class Requests:
         self.clock = clock
         self.ledger = Ledger()
         self.reach = Reach()
+        self.recorder = Recorder()
+        self.recorder.observers.append(metrics.told)
         self._fleet = fleet
         self._mailbox = mailbox
         self._metrics = metrics
@@ -74,12 +77,15 @@ class Requests:
     def __len__(self) -> int:
         return len(self._inflight)
 
+    def __iter__(self) -> Iterator[Inflight]:
+        return iter(self._inflight.values())
+
     def start(self, now: float, feed: Feed, members: list[Inflight]) -> Generation:
         generation = Generation(self, feed, members)
         for member in members:
             self._inflight[member.dispatch.job.request] = member
             self._owners[member.dispatch.job.request] = generation
-            self._metrics.prompt_tokens.inc(member.prompt_tokens)
+            self._metrics.taken(member.prompt_tokens)
         for member in members:
             self._act(member, member.dispatch.start(now))
         return generation
@@ -91,6 +97,7 @@ class Requests:
     def fail_all(self, error: PagewireError) -> None:
         for member in list(self._inflight.values()):
             self.cancel(member, error)
+        self.recorder.flush()
 
     def choose(self, query: Query, tried: Tried) -> Pair | None:
         return choose(self.clock(), self._fleet, self.ledger, self.reach, query, tried)
@@ -108,12 +115,16 @@ class Requests:
                 self._act(member, member.dispatch.tick(now))
             else:
                 self._settle(now, member)
+        self.recorder.tick(now)
 
     def tokens(self, now: float, peer: Peer, message: Tokens) -> None:
         """Counts first, then tokens: a last token may end the request."""
         for spans in message.spans:
+            self._metrics.handed_over(spans)
             if member := self._inflight.get(spans.request):
                 member.spans(spans)
+            else:
+                self.recorder.spans(spans)
         for prompt in message.prompt_logprobs:
             if member := self._inflight.get(prompt.request):
                 self._publish(member, member.prompt_read(prompt, peer.node))
@@ -217,6 +228,8 @@ class Requests:
             self._metrics.ttft.observe(now - member.arrived)
         elif choice.last_at is not None:
             self._metrics.gap.observe(now - choice.last_at)
+            if choice.tokens == 1:
+                self._metrics.ttst.observe(now - choice.last_at)
         self._metrics.generation_tokens.inc()
         self._publish(member, member.token(now, item))
         if choice.text.stopped_by is not None:
@@ -244,7 +257,8 @@ class Requests:
         assert member.ended_at is not None
         waited = now - member.ended_at
         if member.settled or (waited >= LINGER_S and not member.prompt_missing):
-            self._metrics.cached_tokens.inc(member.cached_tokens or 0)
+            if member.cached_tokens is not None:
+                self._metrics.cached(member.prompt_tokens, member.cached_tokens)
             self._retire(member, None)
         elif waited >= PROMPT_LINGER_S:
             self._retire(member, RequestFailed("the prompt's log-probabilities were lost"))
@@ -254,6 +268,7 @@ class Requests:
         del self._inflight[request]
         owner = self._owners.pop(request)
         owner.running -= 1
+        self.recorder.ended(self.clock(), member, error)
         if error is not None:
             owner.feed.close(error)
         elif owner.running == 0:

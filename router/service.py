@@ -22,6 +22,7 @@ from pagewire.text.tokenizer import Tokenizer
 from router.actions import Job
 from router.dispatch import Dispatch
 from router.feed import Feed
+from router.finished import NOBODY, About
 from router.fleet import Fleet
 from router.inflight import Choice, Inflight
 from router.metrics import Metrics
@@ -98,12 +99,13 @@ class Service:
         whole: bool = False,
         counts: bool = True,
         timing: bool = False,
+        about: About = NOBODY,
     ) -> Generation:
         """Start ``prompts``, each with ``sampling.n`` choices. ``sampling.max_tokens`` None: as far as
         there is room.
 
         ``request`` is the id of the first. ``whole``: the reader collects all before it answers. ``counts``,
-        ``timing``: whether the reply needs what the nodes report. Raises Unavailable.
+        ``timing``: whether the reply needs what the nodes report. ``about``: for logs. Raises Unavailable.
         """
         self.admit(len(prompts))
         now, feed = self.clock(), Feed(len(prompts) * sampling.n, unlimited=whole)
@@ -121,7 +123,7 @@ class Service:
             )
             choices = [Choice(TextStream(self._tokenizer, sampling)) for _ in range(sampling.n)]
             dispatch = Dispatch(job, self.requests.choose)
-            members.append(Inflight(dispatch, choices, number * sampling.n, now, counts, timing))
+            members.append(Inflight(dispatch, choices, number * sampling.n, now, counts, timing, about))
         self._begun.set()
         return self.requests.start(now, feed, members)
 
