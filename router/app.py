@@ -24,6 +24,9 @@ from router.access import Access
 from router.answers import ClientGone, MethodNotAllowed, NoRoute, response_of
 from router.body import read
 from router.counting import Counting
+from router.dashboard.live import Live
+from router.dashboard.pages import Pages
+from router.dashboard.stream import Events
 from router.generate import Front, checked
 from router.schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 
@@ -32,15 +35,18 @@ GONE = 499  # nobody sees it but the log: the client hung up first
 log = logging.getLogger("pagewire.router")
 
 
-def make(front: Front, api_keys: Sequence[str] = ()) -> ASGIApp:
-    """The whole application. ``api_keys`` empty: anybody may come in."""
+def make(front: Front, api_keys: Sequence[str] = (), live: Live | None = None) -> ASGIApp:
+    """The whole application. ``api_keys`` empty: anybody may come in. ``live`` None: no dashboard."""
     app = FastAPI(title="pagewire", version=__version__, redoc_url=None)
     _generation_routes(app, front)
     _text_routes(app, front)
     _model_routes(app, front)
     _state_routes(app, front)
     _error_handlers(app, front)
-    return Counting(Access(app, api_keys), front.service.metrics.http)
+    if live is not None:
+        _dashboard_routes(app, live)
+    guarded = Counting(Access(app, api_keys), front.service.metrics.http)
+    return guarded if live is None else Pages(guarded)
 
 
 def _generation_routes(app: FastAPI, front: Front) -> None:
@@ -133,6 +139,12 @@ def _state_routes(app: FastAPI, front: Front) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4")
+
+
+def _dashboard_routes(app: FastAPI, live: Live) -> None:
+    @app.get("/dashboard/events")
+    async def events() -> Response:
+        return Events(live.watch())
 
 
 def _nodes(front: Front) -> list[dict[str, Any]]:

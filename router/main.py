@@ -24,6 +24,7 @@ from pagewire.secret import is_local, secret_for
 from pagewire.status import Reporter
 from pagewire.text.tokenizer import load_tokenizer
 from router.app import make
+from router.dashboard.live import Live
 from router.generate import Front
 from router.options import RouterOptions
 from router.service import Service
@@ -62,20 +63,30 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         service = Service(mailbox, options, tokenizer)
         service.metrics.watch(mailbox)
         names = options.served_model_names or (source.name,)
-        server = _Server(_http_config(options, Front(service, tokenizer, names, int(time.time()))))
-        await _serve(options, service, server, listener, on_listening)
+        front = Front(service, tokenizer, names, int(time.time()))
+        live = Live(service, names[0]) if options.dashboard else None
+        server = _Server(_http_config(options, front, live))
+        running = asyncio.create_task(_running(service, live))
+        await _serve(options, service, running, server, listener, on_listening)
+
+
+async def _running(service: Service, live: Live | None) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(service.run())
+        if live is not None:
+            tasks.create_task(live.run())
 
 
 async def _serve(
     options: RouterOptions,
     service: Service,
+    running: asyncio.Task[None],
     server: _Server,
     listener: socket.socket,
     on_listening: OnListening | None,
 ) -> None:
     """Run HTTP and service until a signal, or until one of them ends by itself."""
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    running = asyncio.create_task(service.run())
     try:
         with _signals() as stop:
             _announce(options, listener, on_listening)
@@ -118,9 +129,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _http_config(options: RouterOptions, front: Front) -> uvicorn.Config:
+def _http_config(options: RouterOptions, front: Front, live: Live | None) -> uvicorn.Config:
     return uvicorn.Config(
-        make(front, options.api_keys),
+        make(front, options.api_keys, live),
         log_config=None,
         log_level="warning",
         access_log=False,

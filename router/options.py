@@ -19,7 +19,7 @@ class RouterOptions:
     ``secret_file`` holds the cluster secret. Times are in seconds: a request may take ``request_timeout_s``
     in all, waits ``recovery_s`` for lost nodes to come back, and on SIGTERM has ``grace_s`` to end.
     ``colocated``: decode nodes read prompts themselves where there is no prefill node.
-    ``max_inflight`` requests are taken at once. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
+    ``max_inflight`` requests are taken at once. ``dashboard``: serve the page /dashboard. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
     None: nobody listens.
     """
 
@@ -39,5 +39,6 @@ class RouterOptions:
     colocated: bool = False
     grace_s: float = 10.0
     max_inflight: int = 256
+    dashboard: bool = True
     log_level: str = "info"
     status_fd: int | None = None

@@ -16,7 +16,7 @@ from router.answers import status_of
 from router.finished import Finished
 from router.inflight import Inflight
 
-LINGER_S = 0.2
+LINGER_S = 1.0
 MOST_WAITING = 10_000  # then the oldest are told as they are
 
 GONE = 499  # the client hung up first

@@ -82,6 +82,14 @@ class HttpFlags:
             rich_help_panel="HTTP",
         ),
     ] = None
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard/--no-dashboard",
+            help="Serve the page /dashboard. What it shows needs a key where there are any.",
+            rich_help_panel="HTTP",
+        ),
+    ] = True
     recovery_timeout: Annotated[
         float,
         typer.Option(
@@ -110,6 +118,7 @@ class HttpFlags:
             api_keys=self.keys(),
             max_model_len=names.max_model_len,
             recovery_s=self.recovery_timeout,
+            dashboard=self.dashboard,
             log_level=names.log_level,
         )
 
