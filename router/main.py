@@ -17,12 +17,14 @@ from collections.abc import Callable, Iterator
 
 import uvicorn
 
+from pagewire import logs
 from pagewire.errors import ConfigError, Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
 from pagewire.secret import is_local, secret_for
 from pagewire.status import Reporter
 from pagewire.text.tokenizer import load_tokenizer
+from router import request_log
 from router.app import make
 from router.dashboard.live import Live
 from router.generate import Front
@@ -46,9 +48,7 @@ def run(options: RouterOptions, on_listening: OnListening | None = None) -> None
 
     Raises ConfigError (ModelError for the tokenizer) if it cannot start.
     """
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.setup(options.log_level, options.log_format, options.router_id or "router")
     asyncio.run(serve(options, on_listening))
 
 
@@ -62,6 +62,7 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         mailbox = stack.enter_context(contextlib.closing(RouterMailbox(options.mailbox, secret)))
         service = Service(mailbox, options, tokenizer)
         service.metrics.watch(mailbox)
+        service.requests.recorder.observers.append(request_log.write)
         names = options.served_model_names or (source.name,)
         front = Front(service, tokenizer, names, int(time.time()))
         live = Live(service, names[0]) if options.dashboard else None

@@ -22,6 +22,7 @@ KVDtype = Literal["auto", "float32", "bfloat16"]
 Quantization = Literal["auto", "none", "int8", "gguf"]
 ActivationBits = Literal["auto", "8", "16"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 Model = Annotated[
     str,
@@ -55,6 +56,9 @@ class NameFlags:
     log_level: Annotated[LogLevel, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = (
         "info"
     )
+    log_format: Annotated[
+        LogFormat, typer.Option(metavar="FORMAT", help="text, or json: an object a line.")
+    ] = "text"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,6 +124,7 @@ class HttpFlags:
             recovery_s=self.recovery_timeout,
             dashboard=self.dashboard,
             log_level=names.log_level,
+            log_format=names.log_format,
         )
 
 
@@ -310,6 +315,7 @@ class EngineFlags:
             prefix_caching=not self.no_prefix_caching,
             served_model_name=names.names[0] if names.names else None,
             log_level=names.log_level,
+            log_format=names.log_format,
         )
 
 
