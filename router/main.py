@@ -63,12 +63,29 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         service = Service(mailbox, options, tokenizer)
         service.metrics.watch(mailbox)
         service.requests.recorder.observers.append(request_log.write)
+        if options.otlp_endpoint is not None:
+            stack.enter_context(_traced(service, options.otlp_endpoint))
         names = options.served_model_names or (source.name,)
         front = Front(service, tokenizer, names, int(time.time()))
         live = Live(service, names[0]) if options.dashboard else None
         server = _Server(_http_config(options, front, live))
         running = asyncio.create_task(_running(service, live))
         await _serve(options, service, running, server, listener, on_listening)
+
+
+@contextlib.contextmanager
+def _traced(service: Service, endpoint: str) -> Iterator[None]:
+    """Requests become spans at ``endpoint``. Raises ConfigError if it cannot be."""
+    try:
+        from router.tracing import Tracing, exporting
+    except ImportError as error:
+        raise ConfigError("--otlp-endpoint needs OpenTelemetry: pip install 'pagewire[otel]'") from error
+    tracing = Tracing(exporting(endpoint), service.clock)
+    service.requests.recorder.observers.append(tracing.told)
+    try:
+        yield
+    finally:
+        tracing.close()
 
 
 async def _running(service: Service, live: Live | None) -> None:

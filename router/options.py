@@ -19,8 +19,9 @@ class RouterOptions:
     ``secret_file`` holds the cluster secret. Times are in seconds: a request may take ``request_timeout_s``
     in all, waits ``recovery_s`` for lost nodes to come back, and on SIGTERM has ``grace_s`` to end.
     ``colocated``: decode nodes read prompts themselves where there is no prefill node.
-    ``max_inflight`` requests are taken at once. ``dashboard``: serve the page /dashboard. ``log_format`` is
-    "text" or "json". ``status_fd`` is where ``pagewire.status.Reporter`` writes; None: nobody listens.
+    ``max_inflight`` requests are taken at once. ``dashboard``: serve the page /dashboard. ``otlp_endpoint``:
+    where spans go; None: there are none. ``log_format`` is "text" or "json". ``status_fd`` is where
+    ``pagewire.status.Reporter`` writes; None: nobody listens.
     """
 
     model: str
@@ -40,6 +41,7 @@ class RouterOptions:
     grace_s: float = 10.0
     max_inflight: int = 256
     dashboard: bool = True
+    otlp_endpoint: str | None = None
     log_level: str = "info"
     log_format: str = "text"
     status_fd: int | None = None

@@ -94,6 +94,15 @@ class HttpFlags:
             rich_help_panel="HTTP",
         ),
     ] = True
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenTelemetry collector for spans of each request, such as http://localhost:4318. Needs "
+            "pagewire[otel].",
+            rich_help_panel="HTTP",
+        ),
+    ] = None
     recovery_timeout: Annotated[
         float,
         typer.Option(
@@ -123,6 +132,7 @@ class HttpFlags:
             max_model_len=names.max_model_len,
             recovery_s=self.recovery_timeout,
             dashboard=self.dashboard,
+            otlp_endpoint=self.otlp_endpoint,
             log_level=names.log_level,
             log_format=names.log_format,
         )
