@@ -1,7 +1,7 @@
 """The last ten minutes as points, one a second: latencies, throughput and how full the nodes are.
 
-Pure: the clock's time and what the meters and the fleet say now come in, points come out. Latencies are those
-of the last few seconds, read from the histograms that /metrics shows: a token costs nothing more for it.
+Pure: the clock's time and what the meters and the fleet say now come in, points come out. Latencies and rates
+are those of the last few seconds; latencies are read from the histograms that /metrics shows: a token costs nothing more for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from router.metrics import Metrics
 from router.node_metrics import usage
 
 POINTS = 600
-WINDOW = 5  # points whose latencies go into one
+WINDOW = 5  # seconds that go into a point
 
 
 class Point(NamedTuple):
@@ -61,9 +61,9 @@ class Series:
             metrics.generation_tokens.value,
             sum(metrics.e2e.counts),
         )
-        last = self._totals[-1] if self._totals else totals
         self._totals.append(totals)
-        first, seconds = self._totals[0], max(totals.at - last.at, 1e-3)
+        first = self._totals[0]
+        seconds = max(totals.at - first.at, 1e-3)
         ttft = _grown(first.ttft, totals.ttft)
         gap = _grown(first.gap, totals.gap)
         point = Point(
@@ -72,9 +72,9 @@ class Series:
             ttft_p95=_ms(metrics.ttft, ttft, 0.95),
             itl_p50=_ms(metrics.gap, gap, 0.5),
             itl_p99=_ms(metrics.gap, gap, 0.99),
-            prompt_rate=round((totals.prompt - last.prompt) / seconds, 1),
-            output_rate=round((totals.output - last.output) / seconds, 1),
-            request_rate=round((totals.requests - last.requests) / seconds, 1),
+            prompt_rate=round((totals.prompt - first.prompt) / seconds, 1),
+            output_rate=round((totals.output - first.output) / seconds, 1),
+            request_rate=round((totals.requests - first.requests) / seconds, 1),
             kv_prefill=_fullest(fleet.of(PREFILL)),
             kv_decode=_fullest(fleet.of(DECODE)),
             inflight=inflight,

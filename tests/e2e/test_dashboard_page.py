@@ -51,7 +51,10 @@ def keep_busy(url: str, seed: int, stop: threading.Event) -> None:
 def cluster() -> Iterator[Cluster]:
     with Cluster("demo", "--api-key", KEY, *NODES) as running:
         stop = threading.Event()
-        clients = [threading.Thread(target=keep_busy, args=(running.url, seed, stop)) for seed in range(3)]
+        clients = [
+            threading.Thread(target=keep_busy, args=(running.url, seed, stop))
+            for seed in range(6 if PICTURE else 3)
+        ]
         for client in clients:
             client.start()
         try:
@@ -147,7 +150,7 @@ def test_take_a_picture(page: Chromium) -> None:
     assert PICTURE is not None
     time.sleep(75)  # for charts that have something to tell
     page.run("document.getElementById('clear').click()")
-    page.run("document.getElementById('question').value = 'Why is the sky blue?'")
+    page.run("document.getElementById('question').value = 'What is the capital of France?'")
     page.run("document.getElementById('ask').requestSubmit()")
     page.until("document.querySelector('.how')", 90)
     page.look(1280, page.run("document.documentElement.scrollHeight"))

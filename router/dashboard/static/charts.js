@@ -3,7 +3,7 @@
 
 import uPlot from "./vendor/uPlot.esm.js";
 import { byId, colour, make, say } from "./dom.js";
-import { count, ms, percent } from "./format.js";
+import { count, ms, percent, short } from "./format.js";
 
 const KEEP = 600; // points
 
@@ -16,9 +16,6 @@ const CHARTS = [
     series: [["prefill", "kv_prefill", "--prefill"], ["decode", "kv_decode", "--decode"]],
   },
 ];
-
-/** 4.00 s is 4 s at an axis. */
-const short = (text) => text.replace(/\.0+(?=\D)/, "");
 
 const clock = (unix) => new Date(unix * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 

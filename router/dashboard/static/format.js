@@ -11,6 +11,9 @@ export function ms(value) {
   return `${Math.floor(value / 60000)} m ${String(Math.floor(value / 1000) % 60).padStart(2, "0")} s`;
 }
 
+/** 4.00 s is 4 s at an axis, and 12.50 s is 12.5 s. */
+export const short = (text) => text.replace(/(\.\d*?)0+(?=\D)/, "$1").replace(/\.(?=\D)/, "");
+
 /** 950, 1.2k, 34k, 5.1M */
 export function count(value) {
   if (value === null || value === undefined) return NONE;

@@ -1,9 +1,10 @@
 // The last requests, newest first: a bar each, with its parts to scale; the numbers are in a tip.
 
 import { byId, make, say } from "./dom.js";
-import { ago, bytes, count, ms, NONE } from "./format.js";
+import { ago, bytes, count, ms, NONE, short } from "./format.js";
 
 const ROWS = 60;
+const SCALED = 16; // rows that are seen without scrolling; what is longer than all of these is cut
 const STEPS = [1, 2, 2.5, 5, 10];
 
 export class Waterfall {
@@ -37,12 +38,12 @@ export class Waterfall {
     this.scale();
   }
 
-  /** Bars share one scale: to the longest request's end, or to its first token and handoff. */
+  /** Bars share one scale: that of the newest, to the longest one's end, or to its first token and handoff. */
   scale() {
-    const lengths = this.rows.map((row) => row.length(this.zoomed));
+    const lengths = this.rows.slice(0, SCALED).map((row) => row.length(this.zoomed));
     const full = nice(Math.max(1, ...lengths));
     const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => {
-      const tick = make("span", "", {}, share ? ms(full * share).replace(/\.0+(?=\D)/, "") : "0");
+      const tick = make("span", "", {}, share ? short(ms(full * share)) : "0");
       tick.style.left = `${100 * share}%`;
       return tick;
     });
