@@ -15,7 +15,7 @@ ARGS   ?=
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test soak chaos lint fmt cov clean
+.PHONY: help venv serve test soak chaos screenshot lint fmt cov clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## ?/\1\t/' | expand -t 10
@@ -44,6 +44,9 @@ soak: $(STAMP)  ## Run the long tests, which make test leaves out
 
 chaos: $(STAMP)  ## Break a running pagewire on purpose, in many ways; ARGS="--help" tells
 	$(BIN)/python tests/chaos/run.py $(ARGS)
+
+screenshot: $(STAMP)  ## Take docs/images/dashboard.png, of the dashboard under load; needs a Chromium
+	PAGEWIRE_SCREENSHOT=docs/images/dashboard.png $(BIN)/python -m pytest tests/e2e/test_dashboard_page.py
 
 lint: $(STAMP)  ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

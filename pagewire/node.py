@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 import zmq
 
+from pagewire import logs
 from pagewire.engine import gpu_memory
 from pagewire.engine.build import CAPTURES, CHUNKS, Built, build_engine
 from pagewire.engine.engine import Engine
@@ -64,6 +65,7 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     alarm.on_signals()
+    logs.setup(options.log_level, options.log_format, options.node_id)
     status = Reporter(options.status_fd)
     secret = secret_for(options.secret_file, *options.routers, options.handoff)
     os.nice(options.niceness)  # before there are threads: they inherit it

@@ -22,7 +22,8 @@ class NodeOptions:
     far as the model's config goes. ``kv_cache_bytes`` is all the memory for pages. ``threads`` is for one
     step's arithmetic; with a ``niceness`` above 0 they yield to other processes. ``watchdog_s``: seconds
     after which a node ends itself if its loop stands still; 0: never. ``secret_file`` holds the cluster
-    secret. ``status_fd`` is where ``pagewire.status.Reporter`` writes; None: nobody listens.
+    secret. ``log_format`` is "text" or "json". ``status_fd`` is where ``pagewire.status.Reporter`` writes;
+    None: nobody listens.
     """
 
     node_id: str
@@ -53,4 +54,5 @@ class NodeOptions:
     secret_file: str | None = None
     served_model_name: str | None = None
     log_level: str = "info"
+    log_format: str = "text"
     status_fd: int | None = None

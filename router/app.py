@@ -26,6 +26,10 @@ from router.answers import ClientGone, MethodNotAllowed, NoRoute, NotServed, res
 from router.body import MAX_BODY, read
 from router.chat import chat
 from router.completions import completion
+from router.counting import Counting
+from router.dashboard.live import Live
+from router.dashboard.pages import Pages
+from router.dashboard.stream import Events
 from router.front import Front
 from router.keys import KeyRing
 from router.not_served import why_not
@@ -40,9 +44,11 @@ GONE = 499  # nobody sees it but the log: the client hung up first
 log = logging.getLogger("pagewire.router")
 
 
-def make(front: Front, keys: KeyRing | None = None, origins: Sequence[str] = ()) -> ASGIApp:
+def make(
+    front: Front, keys: KeyRing | None = None, origins: Sequence[str] = (), live: Live | None = None
+) -> ASGIApp:
     """The whole application. Without ``keys``, anybody may come in. ``origins``: whose pages may ask from a
-    browser.
+    browser. ``live`` None: no dashboard.
     """
     app = FastAPI(title="pagewire", version=__version__, redoc_url=None)
     _generation_routes(app, front)
@@ -50,7 +56,11 @@ def make(front: Front, keys: KeyRing | None = None, origins: Sequence[str] = ())
     _model_routes(app, front)
     _state_routes(app, front)
     _error_handlers(app, front)
-    guarded = Access(app, keys)
+    if live is not None:
+        _dashboard_routes(app, live)
+    guarded: ASGIApp = Counting(Access(app, keys), front.service.metrics.http)
+    if live is not None:
+        guarded = Pages(guarded)
     if not origins:
         return guarded
     # Outside: a browser asks whether it may send a key before it sends it.
@@ -170,6 +180,12 @@ def _state_routes(app: FastAPI, front: Front) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4")
+
+
+def _dashboard_routes(app: FastAPI, live: Live) -> None:
+    @app.get("/dashboard/events")
+    async def events() -> Response:
+        return Events(live.watch())
 
 
 def _nodes(front: Front) -> list[dict[str, Any]]:

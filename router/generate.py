@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from pagewire.sampling import SamplingParams
 from router.feed import Delta
+from router.finished import About
 from router.front import Front
 from router.keys import salt_of
 from router.params import timeout_s
@@ -70,8 +71,9 @@ class Asked:
         )
 
 
-def begin(front: Front, request: Request, asked: Asked) -> Generation:
-    """Raises Unavailable."""
+def begin(front: Front, request: Request, asked: Asked, model: str) -> Generation:
+    """``model`` is what the client calls it. Raises Unavailable."""
+    state, parent = request.state, request.headers.get("traceparent", "")
     return front.service.submit(
         request.state.request_id,
         asked.prompts,
@@ -84,11 +86,12 @@ def begin(front: Front, request: Request, asked: Asked) -> Generation:
         counts=asked.usage or not asked.stream,
         timing=asked.timing or request.headers.get("x-pagewire-timing") == "1",
         shown=front.tokenizer.special_ids if asked.special else asked.marks,
+        about=About(state.tenant, model, asked.stream, parent),
     )
 
 
 async def answer(front: Front, request: Request, asked: Asked, reply: Reply) -> Response:
-    generation = begin(front, request, asked)
+    generation = begin(front, request, asked, reply.about.model)
     if asked.stream:
         return EventStream(_stream(generation, asked, reply), partial(served_by, generation))
     try:

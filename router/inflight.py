@@ -6,6 +6,7 @@ Turns accepted tokens into deltas for the client. Knows text and times; knows no
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from pagewire.messages import PromptLogprobs, Spans, TokenItem
 from pagewire.sampling import SamplingParams
@@ -14,6 +15,7 @@ from pagewire.timeline import Timeline
 from router.actions import ChoiceEnd
 from router.dispatch import Dispatch
 from router.feed import Delta
+from router.finished import NOBODY, About
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +37,7 @@ class Inflight:
     arrived: float
     wants_counts: bool
     wants_timing: bool
+    about: About = NOBODY
     timeline: Timeline = field(default_factory=Timeline)
     prompt_logprobs: PromptLogprobs | None = None
     sent_at: float | None = None  # when its turn came; None while it waits
@@ -117,7 +120,7 @@ class Inflight:
             return self.timeline.complete(last, decoded=any(c.tokens > 1 for c in self.choices))
         return not self.wants_counts or self.timeline.cached_tokens is not None
 
-    def timing(self, now: float) -> dict[str, object]:
+    def timing(self, now: float) -> dict[str, Any]:
         queued = ((self.sent_at or self.ended_at or now) - self.arrived) + self.dispatch.waited
         return self.timeline.timing(
             waited_ms=queued * 1000,

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from pagewire import logs
 from pagewire.errors import ConfigError, Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
@@ -27,8 +28,10 @@ from pagewire.secret import secret_for
 from pagewire.status import Reporter
 from pagewire.text.output.dialect import dialect_of
 from pagewire.text.tokenizer import load_tokenizer
+from router import request_log
 from router.app import make
 from router.connection import HEAD_BYTES, Connection
+from router.dashboard.live import Live
 from router.front import Front
 from router.grammar_check import GrammarCheck
 from router.keys import ring_of
@@ -55,9 +58,7 @@ def run(options: RouterOptions, on_listening: OnListening | None = None) -> None
 
     Raises ConfigError (ModelError for the tokenizer) if it cannot start.
     """
-    logging.basicConfig(
-        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.setup(options.log_level, options.log_format, options.router_id or "router")
     _allow_files()
     asyncio.run(serve(options, on_listening))
 
@@ -73,24 +74,51 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         mailbox = stack.enter_context(contextlib.closing(RouterMailbox(options.mailbox, secret)))
         service = Service(mailbox, options, tokenizer)
         service.metrics.watch(mailbox)
+        service.requests.recorder.observers.append(request_log.write)
+        if options.otlp_endpoint is not None:
+            stack.enter_context(_traced(service, options.otlp_endpoint))
         names = options.served_model_names or (source.name,)
         dialect = dialect_of(tokenizer, options.tool_call_parser, options.reasoning_parser)
         grammars = stack.enter_context(contextlib.closing(GrammarCheck(str(source.path))))
         front = Front(service, tokenizer, names, int(time.time()), dialect, grammars)
-        server = _Server(_http_config(options, make(front, keys, options.allowed_origins)))
-        await _serve(options, service, server, listener, on_listening)
+        live = Live(service, names[0]) if options.dashboard else None
+        server = _Server(_http_config(options, make(front, keys, options.allowed_origins, live)))
+        running = asyncio.create_task(_running(service, live))
+        await _serve(options, service, running, server, listener, on_listening)
+
+
+@contextlib.contextmanager
+def _traced(service: Service, endpoint: str) -> Iterator[None]:
+    """Requests become spans at ``endpoint``. Raises ConfigError if it cannot be."""
+    try:
+        from router.tracing import Tracing, exporting
+    except ImportError as error:
+        raise ConfigError("--otlp-endpoint needs OpenTelemetry: pip install 'pagewire[otel]'") from error
+    tracing = Tracing(exporting(endpoint), service.clock)
+    service.requests.recorder.observers.append(tracing.told)
+    try:
+        yield
+    finally:
+        tracing.close()
+
+
+async def _running(service: Service, live: Live | None) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(service.run())
+        if live is not None:
+            tasks.create_task(live.run())
 
 
 async def _serve(
     options: RouterOptions,
     service: Service,
+    running: asyncio.Task[None],
     server: _Server,
     listener: socket.socket,
     on_listening: OnListening | None,
 ) -> None:
     """Run HTTP and service until a signal, or until one of them ends by itself."""
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    running = asyncio.create_task(service.run())
     try:
         with _signals() as stop:
             _announce(options, listener, on_listening)

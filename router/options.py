@@ -32,6 +32,8 @@ class RouterOptions:
     because of those before it. After ``canary_s`` without a handoff the router tries one itself, and is not ready when none came through for three times as long; 0:
     it takes the nodes' word. ``status_fd`` is where ``pagewire.status.Reporter`` writes;
     None: nobody listens.
+    ``dashboard``: serve the page /dashboard. ``otlp_endpoint``:
+    where spans go; None: there are none. ``log_format`` is "text" or "json".
     """
 
     model: str
@@ -61,5 +63,8 @@ class RouterOptions:
     max_queued: int = 192
     ttft_target_s: float = 60.0
     canary_s: float = 20.0
+    dashboard: bool = True
+    otlp_endpoint: str | None = None
     log_level: str = "info"
+    log_format: str = "text"
     status_fd: int | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from pagewire.errors import DeadlineExceeded, PagewireError, RequestFailed
@@ -25,6 +25,7 @@ from router.metrics import Metrics
 from router.placement import Pair, Query, Rules, Tried
 from router.placing import Placing
 from router.reach import Link
+from router.recorder import Recorder
 from router.room import Size, capacity_of
 
 LINGER_S = 0.2  # for spans that come after the last token
@@ -73,6 +74,8 @@ class Requests:
         self.ledger = self.placing.ledger
         self.reach = self.placing.reach
         self.came_through: Callable[[float, Link], None] = lambda now, link: None  # told of each handoff
+        self.recorder = Recorder()
+        self.recorder.observers.append(metrics.told)
         self._fleet = fleet
         self._mailbox = mailbox
         self._metrics = metrics
@@ -84,6 +87,9 @@ class Requests:
     def __len__(self) -> int:
         return len(self._inflight)
 
+    def __iter__(self) -> Iterator[Inflight]:
+        return iter(self._inflight.values())
+
     def start(self, now: float, feed: Feed, members: list[Inflight], ticket: Ticket) -> Generation:
         """Take ``members`` in, with the ticket that each gives a place back of when it ends."""
         generation = Generation(self, feed, members, ticket)
@@ -92,7 +98,7 @@ class Requests:
             job = member.dispatch.job
             self._inflight[job.request] = member
             self._owners[job.request] = generation
-            self._metrics.prompt_tokens.inc(member.prompt_tokens)
+            self._metrics.taken(member.prompt_tokens)
             assert job.sampling.max_tokens is not None
             size = Size(member.prompt_tokens, job.sampling.n, job.sampling.max_tokens)
             self.backlog.join(now, job.request, ticket.tenant, size, job.priority)
@@ -118,6 +124,7 @@ class Requests:
         """Those that wait first, so that none of them is sent out in the place of another."""
         for member in sorted(self._inflight.values(), key=lambda member: member.sent_at is not None):
             self.cancel(member, error)
+        self.recorder.flush()
 
     def choose(self, query: Query, tried: Tried) -> Pair | None:
         return self.placing.choose(self.clock(), query, tried)
@@ -140,12 +147,16 @@ class Requests:
                 late = DeadlineExceeded("the request's turn did not come in the time that it was given")
                 self._act(member, member.dispatch.cancel(late))
         self._send(now)
+        self.recorder.tick(now)
 
     def tokens(self, now: float, peer: Peer, message: Tokens) -> None:
         """Counts first, then tokens: a last token may end the request."""
         for spans in message.spans:
+            self._metrics.handed_over(spans)
             if member := self._inflight.get(spans.request):
                 member.spans(spans)
+            else:
+                self.recorder.spans(spans)
         for prompt in message.prompt_logprobs:
             if member := self._inflight.get(prompt.request):
                 self._publish(member, member.prompt_read(prompt, peer.node))
@@ -254,6 +265,8 @@ class Requests:
             self._metrics.first_token(now - member.arrived, member.dispatch.predicted_ttft_ms)
         elif choice.last_at is not None:
             self._metrics.gap.observe(now - choice.last_at)
+            if choice.tokens == 1:
+                self._metrics.ttst.observe(now - choice.last_at)
         self._metrics.generation_tokens.inc()
         self._publish(member, member.token(now, item))
         if choice.text.stopped_by is not None:
@@ -282,7 +295,8 @@ class Requests:
         assert member.ended_at is not None
         waited = now - member.ended_at
         if member.settled or (waited >= LINGER_S and not member.prompt_missing):
-            self._metrics.cached_tokens.inc(member.cached_tokens or 0)
+            if member.cached_tokens is not None:
+                self._metrics.cached(member.prompt_tokens, member.cached_tokens)
             self._retire(member, None)
         elif waited >= PROMPT_LINGER_S:
             self._retire(member, RequestFailed("the prompt's log-probabilities were lost"))
@@ -293,6 +307,7 @@ class Requests:
         owner = self._owners.pop(request)
         owner.running -= 1
         owner.ticket.leave()
+        self.recorder.ended(self.clock(), member, error)
         if error is not None:
             owner.feed.close(error)
         elif owner.running == 0:

@@ -26,6 +26,7 @@ from router.admission import Admission, Limits, Ticket
 from router.canary import Canary, Send
 from router.dispatch import Dispatch
 from router.feed import Feed
+from router.finished import NOBODY, About
 from router.fleet import Fleet
 from router.inflight import Choice, Inflight
 from router.metrics import Metrics
@@ -135,13 +136,15 @@ class Service:
         counts: bool = True,
         timing: bool = False,
         shown: frozenset[int] = frozenset(),
+        about: About = NOBODY,
     ) -> Generation:
         """Queue ``prompts``, each with ``sampling.n`` choices: their turn comes by itself. ``ticket`` has a
         place for each, and goes with them.
 
         ``request`` is the id of the first. ``whole``: the reader collects all before it answers. ``counts``,
         ``timing``: whether the reply needs what the nodes report. ``timeout_s``: the client's own, if it is
-        less than ours. ``shown``: special tokens that stay in the text. Raises Unavailable.
+        less than ours. ``shown``: special tokens that stay in the text. ``about``: for logs. Raises
+        Unavailable.
         """
         if self.draining:  # since it was admitted
             raise Unavailable("the server is shutting down", retry_after=2.0)
@@ -163,7 +166,7 @@ class Service:
             )
             choices = [Choice(TextStream(self._tokenizer, sampling, shown=shown)) for _ in range(sampling.n)]
             dispatch = Dispatch(job, self.requests.choose)
-            members.append(Inflight(dispatch, choices, number * sampling.n, now, counts, timing))
+            members.append(Inflight(dispatch, choices, number * sampling.n, now, counts, timing, about))
         self._begun.set()
         return self.requests.start(now, feed, members, ticket)
 

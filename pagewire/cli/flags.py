@@ -27,6 +27,7 @@ ActivationBits = Literal["auto", "8", "16"]
 ToolCallParser = Literal["auto", "hermes", "llama3_json", "none"]
 ReasoningParser = Literal["auto", "deepseek_r1", "qwen3", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 Model = Annotated[
     str,
@@ -60,6 +61,9 @@ class NameFlags:
     log_level: Annotated[LogLevel, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = (
         "info"
     )
+    log_format: Annotated[
+        LogFormat, typer.Option(metavar="FORMAT", help="text, or json: an object a line.")
+    ] = "text"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,6 +115,23 @@ class HttpFlags:
             metavar="ORIGIN",
             help='Whose pages may ask from a browser, such as https://chat.example.org, or "*"; may be '
             "repeated. Default: none.",
+            rich_help_panel="HTTP",
+        ),
+    ] = None
+    dashboard: Annotated[
+        bool,
+        typer.Option(
+            "--dashboard/--no-dashboard",
+            help="Serve the page /dashboard. What it shows needs a key where there are any.",
+            rich_help_panel="HTTP",
+        ),
+    ] = True
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="An OpenTelemetry collector for spans of each request, such as http://localhost:4318. Needs "
+            "pagewire[otel].",
             rich_help_panel="HTTP",
         ),
     ] = None
@@ -253,7 +274,10 @@ class HttpFlags:
             placement=self.placement,
             disaggregate=self.disaggregate,
             canary_s=self.canary_interval,
+            dashboard=self.dashboard,
+            otlp_endpoint=self.otlp_endpoint,
             log_level=names.log_level,
+            log_format=names.log_format,
         )
         ring_of(made)  # here, before anything is downloaded or started
         return made
@@ -446,6 +470,7 @@ class EngineFlags:
             prefix_caching=not self.no_prefix_caching,
             served_model_name=names.names[0] if names.names else None,
             log_level=names.log_level,
+            log_format=names.log_format,
         )
 
 

@@ -117,7 +117,7 @@ def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> N
         routers=_routers(node),
         handoff=handoff,
         secret_file=node.secret_file,
-        status_fd=_shown(name),
+        status_fd=_shown(name, options.log_format),
     )
     try:
         roles.run(options)
@@ -126,15 +126,15 @@ def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> N
         os.close(options.status_fd)
 
 
-def _shown(name: str) -> int:
+def _shown(name: str, log_format: str) -> int:
     """A descriptor for a node's status: what is written to it is shown by a thread of this process."""
     reader, writer = os.pipe()
-    threading.Thread(target=_show, args=(name, reader), name="status", daemon=True).start()
+    threading.Thread(target=_show, args=(name, log_format, reader), name="status", daemon=True).start()
     return writer
 
 
-def _show(name: str, reader: int) -> None:
-    view = view_for([name])
+def _show(name: str, log_format: str, reader: int) -> None:
+    view = view_for([name], log_format)
     with os.fdopen(reader, "rb") as lines:
         for line in lines:
             match status.parse(line):

@@ -10,7 +10,7 @@ import sys
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from pagewire import status
+from pagewire import logs, status
 
 
 class PlainView:
@@ -71,6 +71,20 @@ class BarView(PlainView):
             self._progress = None
 
 
-def view_for(names: list[str]) -> PlainView:
+class JsonView(PlainView):
+    """The log as JSON, an object a line; what a child says otherwise becomes one."""
+
+    def log(self, name: str, line: str) -> None:
+        whole = line if line.startswith("{") else logs.line(name, "info", line)
+        print(whole, file=sys.stderr, flush=True)
+
+    def restarting(self, name: str, ended: str, delay: float) -> None:
+        text = f"{name} {ended}; starting it again in {delay:g} s"
+        print(logs.line("pagewire", "warning", text), file=sys.stderr, flush=True)
+
+
+def view_for(names: list[str], log_format: str = logs.TEXT) -> PlainView:
     """Bars if standard output is a terminal."""
+    if log_format == logs.JSON:
+        return JsonView()
     return BarView(names) if sys.stdout.isatty() else PlainView()

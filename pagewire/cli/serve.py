@@ -111,7 +111,7 @@ async def _supervise(local: Local, name: str) -> End:
             # Other users of this host can reach a port of 127.0.0.1: the nodes prove who they are.
             local = local.with_secret(str(new_secret(folder)))
         specs = local.specs(folder)
-        view = view_for([spec.name for spec in specs])
+        view = view_for([spec.name for spec in specs], local.router.log_format)
 
         async def announce(pids: dict[str, int]) -> None:
             await until_ready(local.router.host, local.router.port)

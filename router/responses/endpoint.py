@@ -46,7 +46,7 @@ async def respond(front: Front, request: Request) -> Response:
     frame = Frame(f"resp_{request.state.request_id}", name, int(time.time()), body)
     asked = replace(Asked.of(chat, [turn.tokens], turn.sampling, marks=turn.marks), usage=True)
     shaping = Shaping(front, turn, frame)
-    generation = begin(front, request, asked)
+    generation = begin(front, request, asked, name)
     if asked.stream:
         return NamedEvents(_events(generation, shaping))
     try:
