@@ -7,7 +7,7 @@ Knows no message and no clock. Here it is decided who comes into question; among
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from router.ledger import Ledger
 from router.reach import Link, Reach
 from router.strategies import STRATEGIES, Couple, Scene, by_cost, by_load, clearly_cheaper
 
-MANY = 256  # pairs: of more, only those of the most promising nodes are looked at
+MANY = 8  # nodes of a role: of more, only the most promising are looked at
 
 Tried = frozenset[Peer | Link]  # what has failed the request: nodes, and pairs that did not reach each other
 
@@ -164,26 +164,46 @@ def _standing(node: Node, tried: Tried) -> Standing:
 
 def _clear(view: View, tried: Tried, decodes: list[Node], prefills: list[Node]) -> list[Couple]:
     """The pairs of the best standing that has any that are not cut."""
-    grouped: dict[tuple[int, int, Standing, Standing], list[Couple]] = {}
-    for to, by in product(decodes, prefills):
-        couple = Couple(by, to)
-        if couple.link in tried or view.reach.avoids(view.now, couple.link):
-            continue
-        grouped.setdefault(_order(couple, tried), []).append(couple)
-    return grouped[min(grouped)] if grouped else []
+    for by, to in _by_standing(tried, decodes, prefills):
+        couples = [Couple(prefill, decode) for decode, prefill in product(to, by)]
+        if clear := [couple for couple in couples if not _cut(view, tried, couple)]:
+            return clear
+    return []
 
 
-def _order(couple: Couple, tried: Tried) -> tuple[int, int, Standing, Standing]:
-    """The two together, then the decode node before the prefill node."""
-    to, by = _standing(couple.decode, tried), _standing(couple.prefill, tried)
-    return (to[0] + by[0], to[1] + by[1], to, by)
+def _by_standing(
+    tried: Tried, decodes: list[Node], prefills: list[Node]
+) -> Iterator[tuple[list[Node], list[Node]]]:
+    """Prefill and decode nodes of equal standing, the best first: together, then of the decode node."""
+    grouped = [_grouped(tried, nodes) for nodes in (decodes, prefills)]
+    for to, by in sorted(product(*grouped), key=lambda both: (_together(*both), both)):
+        yield grouped[1][by], grouped[0][to]
+
+
+def _grouped(tried: Tried, nodes: list[Node]) -> dict[Standing, list[Node]]:
+    found: dict[Standing, list[Node]] = {}
+    for node in nodes:
+        found.setdefault(_standing(node, tried), []).append(node)
+    return found
+
+
+def _together(to: Standing, by: Standing) -> Standing:
+    return to[0] + by[0], to[1] + by[1]
+
+
+def _cut(view: View, tried: Tried, couple: Couple) -> bool:
+    if not (tried or view.reach):
+        return False
+    return couple.link in tried or view.reach.avoids(view.now, couple.link)
 
 
 def _longest_ago(view: View, scene: Scene, tried: Tried, cut: list[Couple]) -> Couple:
     """Of pairs that are all cut, that whose failure is the longest ago."""
 
-    def order(couple: Couple) -> tuple[bool, float, tuple[int, int, Standing, Standing]]:
-        return couple.link in tried, view.reach.failed_at(couple.link), _order(couple, tried)
+    def order(couple: Couple) -> tuple[bool, float, Standing, Standing, Standing]:
+        to, by = _standing(couple.decode, tried), _standing(couple.prefill, tried)
+        failed_at = view.reach.failed_at(couple.link)
+        return couple.link in tried, failed_at, _together(to, by), to, by
 
     first = min(order(couple) for couple in cut)
     return by_load(scene, [couple for couple in cut if order(couple) == first])
@@ -191,8 +211,7 @@ def _longest_ago(view: View, scene: Scene, tried: Tried, cut: list[Couple]) -> C
 
 def _promising(scene: Scene, tried: Tried, nodes: list[Node]) -> list[Node]:
     """All, or in a large fleet those that hold most of the prompt or have least to do."""
-    limit = int(MANY**0.5)
-    if len(nodes) <= limit:
+    if len(nodes) <= MANY:
         return nodes
     held, costs = scene.prompt.held, scene.costs
 
@@ -200,5 +219,5 @@ def _promising(scene: Scene, tried: Tried, nodes: list[Node]) -> list[Node]:
         return _standing(node, tried), costs.queue_ms(node), -costs.free_tokens(node)
 
     by_busy = sorted(nodes, key=busy)
-    holders = sorted(by_busy, key=lambda node: -held.get(node.peer, 0))[: limit // 2]
-    return holders + [node for node in by_busy if node not in holders][: limit - len(holders)]
+    holders = sorted(by_busy, key=lambda node: -held.get(node.peer, 0))[: MANY // 2]
+    return holders + [node for node in by_busy if node not in holders][: MANY - len(holders)]
