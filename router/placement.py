@@ -7,7 +7,7 @@ Knows no message and no clock. Here it is decided who comes into question; among
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -18,12 +18,10 @@ from pagewire.rates import reads_measured
 from router.cost import Costs, Prompt
 from router.fleet import Fleet, Node
 from router.ledger import Ledger
-from router.reach import Link, Reach
+from router.reach import Reach
+from router.standing import Standing, by_standing, promising, standing, together
+from router.standing import Tried as Tried
 from router.strategies import STRATEGIES, Couple, Scene, by_cost, by_load, clearly_cheaper
-
-MANY = 8  # nodes of a role: of more, only the most promising are looked at
-
-Tried = frozenset[Peer | Link]  # what has failed the request: nodes, and pairs that did not reach each other
 
 
 class Query(NamedTuple):
@@ -96,7 +94,7 @@ def choose(view: View, query: Query, tried: Tried, rules: Rules) -> Pair | None:
         return None
     prompt = Prompt(len(query.tokens), query.reserve, view.held)
     scene = Scene(Costs.of(view.now, view.ledger, (*prefills, *decodes)), prompt, query.request)
-    decodes, prefills = _promising(scene, tried, decodes), _promising(scene, tried, prefills)
+    decodes, prefills = promising(scene, tried, decodes), promising(scene, tried, prefills)
     return _pair(scene, rules, _chosen(view, scene, query, tried, rules, decodes, prefills))
 
 
@@ -126,8 +124,8 @@ def _chosen(
 
 
 def _alone(scene: Scene, tried: Tried, rules: Rules, decodes: list[Node]) -> Couple:
-    best = min(_standing(node, tried) for node in decodes)
-    couples = [Couple(node, node) for node in decodes if _standing(node, tried) == best]
+    best = min(standing(node, tried) for node in decodes)
+    couples = [Couple(node, node) for node in decodes if standing(node, tried) == best]
     return STRATEGIES[rules.placement](scene, couples)
 
 
@@ -153,42 +151,13 @@ def _pair(scene: Scene, rules: Rules, couple: Couple) -> Pair:
     return Pair(*couple.link, couple.decode.hello.address, why)
 
 
-# --- who comes into question ----------------------------------------------------------------------------
-
-Standing = tuple[int, int]  # how many were tried, how many are silent: the lower the better
-
-
-def _standing(node: Node, tried: Tried) -> Standing:
-    return int(node.peer in tried), int(node.suspect)
-
-
 def _clear(view: View, tried: Tried, decodes: list[Node], prefills: list[Node]) -> list[Couple]:
     """The pairs of the best standing that has any that are not cut."""
-    for by, to in _by_standing(tried, decodes, prefills):
+    for by, to in by_standing(tried, decodes, prefills):
         couples = [Couple(prefill, decode) for decode, prefill in product(to, by)]
         if clear := [couple for couple in couples if not _cut(view, tried, couple)]:
             return clear
     return []
-
-
-def _by_standing(
-    tried: Tried, decodes: list[Node], prefills: list[Node]
-) -> Iterator[tuple[list[Node], list[Node]]]:
-    """Prefill and decode nodes of equal standing, the best first: together, then of the decode node."""
-    grouped = [_grouped(tried, nodes) for nodes in (decodes, prefills)]
-    for to, by in sorted(product(*grouped), key=lambda both: (_together(*both), both)):
-        yield grouped[1][by], grouped[0][to]
-
-
-def _grouped(tried: Tried, nodes: list[Node]) -> dict[Standing, list[Node]]:
-    found: dict[Standing, list[Node]] = {}
-    for node in nodes:
-        found.setdefault(_standing(node, tried), []).append(node)
-    return found
-
-
-def _together(to: Standing, by: Standing) -> Standing:
-    return to[0] + by[0], to[1] + by[1]
 
 
 def _cut(view: View, tried: Tried, couple: Couple) -> bool:
@@ -201,23 +170,9 @@ def _longest_ago(view: View, scene: Scene, tried: Tried, cut: list[Couple]) -> C
     """Of pairs that are all cut, that whose failure is the longest ago."""
 
     def order(couple: Couple) -> tuple[bool, float, Standing, Standing, Standing]:
-        to, by = _standing(couple.decode, tried), _standing(couple.prefill, tried)
+        to, by = standing(couple.decode, tried), standing(couple.prefill, tried)
         failed_at = view.reach.failed_at(couple.link)
-        return couple.link in tried, failed_at, _together(to, by), to, by
+        return couple.link in tried, failed_at, together(to, by), to, by
 
     first = min(order(couple) for couple in cut)
     return by_load(scene, [couple for couple in cut if order(couple) == first])
-
-
-def _promising(scene: Scene, tried: Tried, nodes: list[Node]) -> list[Node]:
-    """All, or in a large fleet those that hold most of the prompt or have least to do."""
-    if len(nodes) <= MANY:
-        return nodes
-    held, costs = scene.prompt.held, scene.costs
-
-    def busy(node: Node) -> tuple[Standing, float, int]:
-        return _standing(node, tried), costs.queue_ms(node), -costs.free_tokens(node)
-
-    by_busy = sorted(nodes, key=busy)
-    holders = sorted(by_busy, key=lambda node: -held.get(node.peer, 0))[: MANY // 2]
-    return holders + [node for node in by_busy if node not in holders][: MANY - len(holders)]
