@@ -53,5 +53,6 @@ def promising(scene: Scene, tried: Tried, nodes: list[Node]) -> list[Node]:
         return standing(node, tried), costs.queue_ms(node), -costs.free_tokens(node)
 
     by_busy = sorted(nodes, key=busy)
-    holders = sorted(by_busy, key=lambda node: -held.get(node.peer, 0))[: MANY // 2]
-    return holders + [node for node in by_busy if node not in holders][: MANY - len(holders)]
+    by_held = sorted(by_busy, key=lambda node: -held.get(node.peer, 0))
+    found = {node.peer: node for node in (*by_held[: MANY // 2], *by_busy[:MANY])}
+    return list(found.values())[:MANY]
