@@ -47,6 +47,7 @@ class Hello:
     num_pages: int
     page_size: int
     session: int = 1
+    prefix_caching: bool = True  # whether pages are kept for prompts that begin alike
 
 
 @dataclass(frozen=True, slots=True)

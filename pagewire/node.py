@@ -145,4 +145,5 @@ def _hello(options: NodeOptions, built: Built, epoch: Epoch, address: str, serve
         max_model_len=config.max_model_len,
         num_pages=config.num_pages,
         page_size=config.page_size,
+        prefix_caching=config.prefix_caching,
     )

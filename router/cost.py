@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from pagewire.mailbox import Peer
 from pagewire.messages import DECODE
-from pagewire.rates import NAMES, READING, Rates, rates_of
+from pagewire.rates import NAMES, READING, Rates, rates_of, told
 from router.fleet import Node
 from router.ledger import Ledger
 
@@ -136,5 +136,6 @@ class Costs:
 
 def _mean(nodes: list[Node], otherwise: Rates) -> Rates:
     """Of each rate, over the nodes that measured it."""
-    told = {name: [n.load.gauges[name] for n in nodes if name in n.load.gauges] for name in NAMES}
-    return replace(otherwise, **{name: sum(values) / len(values) for name, values in told.items() if values})
+    known = [told(node.load.gauges) for node in nodes]
+    values = {name: [rates[name] for rates in known if name in rates] for name in NAMES}
+    return replace(otherwise, **{name: sum(each) / len(each) for name, each in values.items() if each})

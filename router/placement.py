@@ -26,13 +26,15 @@ from router.strategies import STRATEGIES, Couple, Scene, Strategy, by_cost, by_l
 
 class Query(NamedTuple):
     """What is to be placed. ``reserve`` is how many tokens it may hold at its end. ``alone``: a decode node
-    may read the prompt itself, where there is no prefill node that has not been tried."""
+    may read the prompt itself, where there is no prefill node that has not been tried. ``cached``: what nodes
+    hold of it need not be computed."""
 
     tokens: Sequence[int]
     reserve: int
     cache_salt: str = ""
     alone: bool = False
     request: str = ""
+    cached: bool = True
 
 
 class Why(NamedTuple):
