@@ -72,7 +72,7 @@ class DecodeNode:
         self._live: dict[Key, Live] = {}
         self._attempts = Attempts()
         self._report_at = 0.0
-        self._pages = PageFeed(hello, engine.pool, outbox)
+        self._pages = PageFeed(hello, engine.pool, outbox.send)
         self._pace = Pace()
 
     def turn(self) -> bool:

@@ -50,6 +50,7 @@ class Hello:
     session: int = 1
     max_batch_tokens: int = 512
     max_num_seqs: int = 64
+    prefix_caching: bool = True  # whether pages are kept for prompts that begin alike
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,13 @@ Knows what a step computed, and milliseconds; knows no clock. What was not measu
 
 from __future__ import annotations
 
-from pagewire.engine.engine import Computed
+from collections.abc import Collection
+
+from pagewire.engine.sequence import Sequence
 from pagewire.fit import Fit
 from pagewire.rates import HANDING, READING, WRITING
+
+Part = tuple[Sequence, int, int, list[int]]  # its tokens from here to there, and its pages
 
 _SEEN = 3  # steps before a law is worth telling
 _SHARE = 0.1  # of each new handoff in the mean
@@ -21,7 +25,7 @@ class Pace:
         self._writing = Fit(1.0, 8.0)
         self._handing: dict[str, float] = {}
 
-    def step(self, computed: list[Computed], ms: float) -> None:
+    def step(self, computed: Collection[Part], ms: float) -> None:
         """A step that computed so much took so long. Rows that write beside a prompt are deducted."""
         read = [(start, end - start) for seq, start, end, _ in computed if start < seq.num_prompt]
         rows = len(computed) - len(read)

@@ -1,17 +1,17 @@
 """What a node tells routers of its prefix cache: each change, batched, to those that asked.
 
-Knows labels, readers and message sizes; knows no socket beyond ``Outbox.send`` and decides nothing. To each
-reader go numbered messages that begin from nothing, so that a snapshot is only a longer change.
+Knows labels, readers and message sizes; knows no socket (``send`` is a mailbox's) and decides nothing. To
+each reader go numbered messages that begin from nothing, so that a snapshot is only a longer change.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pagewire.engine.pages import PagePool
 from pagewire.messages import Hello, NodeId, PagesChanged, PagesWanted
 from pagewire.page_chain import pack
-from pagewire.replies import Outbox
 
 TELL_EVERY_S = 0.05  # while steps follow each other
 CHUNK = 1 << 15  # labels in a message: 256 KiB
@@ -24,10 +24,10 @@ class _Reader:
 
 
 class PageFeed:
-    def __init__(self, hello: Hello, pool: PagePool, outbox: Outbox) -> None:
+    def __init__(self, hello: Hello, pool: PagePool, send: Callable[[NodeId, object], None]) -> None:
         self._hello = hello
         self._pool = pool
-        self._outbox = outbox
+        self._to = send
         self._readers: dict[NodeId, _Reader] = {}
         self._tell_at = 0.0
 
@@ -65,5 +65,5 @@ class PageFeed:
             come, gone = pack(added[at : at + CHUNK]), pack(evicted[at : at + CHUNK])
             node, epoch = self._hello.node, self._hello.epoch
             message = PagesChanged(node, epoch, reader.stream, reader.sequence, come, gone)
-            self._outbox.send(router, message)
+            self._to(router, message)
             reader.sequence += 1

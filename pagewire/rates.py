@@ -29,13 +29,19 @@ class Rates:
 
 
 NAMES = tuple(field.name for field in fields(Rates))
+_MOST_MS = 1e6
 READING, WRITING, HANDING = NAMES[:3], NAMES[3:5], NAMES[5:]
 
 
 def rates_of(gauges: Mapping[str, float], otherwise: Rates) -> Rates:
     """What a node has measured, and ``otherwise`` for the rest."""
-    return replace(otherwise, **{name: gauges[name] for name in NAMES if name in gauges})
+    return replace(otherwise, **told(gauges))
+
+
+def told(gauges: Mapping[str, float]) -> dict[str, float]:
+    """Of ``gauges``, the rates, as far as they can be true."""
+    return {name: gauges[name] for name in NAMES if 0 <= gauges.get(name, -1.0) < _MOST_MS}
 
 
 def reads_measured(gauges: Mapping[str, float]) -> bool:
-    return READING[1] in gauges
+    return READING[1] in told(gauges)

@@ -63,7 +63,7 @@ class PrefillNode:
         self._jobs = Jobs()
         self._attempts = Attempts()
         self._report_at = 0.0
-        self._pages = PageFeed(hello, engine.pool, outbox)
+        self._pages = PageFeed(hello, engine.pool, outbox.send)
         self._pace = Pace()
         self._events: list[SenderEvent] = []  # that came in the middle of a step
 

@@ -11,12 +11,12 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pagewire.mailbox import Peer
 from pagewire.messages import DECODE
-from pagewire.rates import NAMES, READING, Rates, rates_of
+from pagewire.rates import NAMES, READING, Rates, rates_of, told
 from router.fleet import Node
 from router.ledger import Ledger
 
@@ -61,13 +61,20 @@ class Costs:
         return cls(now, ledger, {n.peer: rates_of(n.load.gauges, guess[n.peer]) for n in nodes})
 
     def through(self, prompt: Prompt, prefill: Node, decode: Node) -> float:
-        reading = self.reading_ms(prompt, prefill)
-        return (
-            self.queue_ms(prefill)
-            + reading * (1 + BEHIND)
-            + self.sending_ms(prompt, prefill, decode, reading)
-            + self.writing_ms(prompt, decode)
-        )
+        [[cost]] = self.table(prompt, [prefill], [decode])
+        return cost
+
+    def table(self, prompt: Prompt, prefills: Iterable[Node], decodes: Sequence[Node]) -> list[list[float]]:
+        """Of each prefill node with each decode node; what belongs to one of them is asked once."""
+        writing = [self.writing_ms(prompt, decode) for decode in decodes]
+        lacking = [prompt.new(decode) for decode in decodes]
+        costs = []
+        for prefill in prefills:
+            reading = self.reading_ms(prompt, prefill)
+            before = self.queue_ms(prefill) + reading * (1 + BEHIND)
+            sending = [self.sending_ms(prefill, new, reading) for new in lacking]
+            costs.append([before + moved + written for moved, written in zip(sending, writing, strict=True)])
+        return costs
 
     def alone(self, prompt: Prompt, decode: Node) -> float:
         """Those who write there wait for each step that reads, all in all as long as the reading takes. At
@@ -96,10 +103,10 @@ class Costs:
         area = new * (before + new / 2) / 1000
         return rates.read_step_ms + rates.read_token_ms * new + rates.read_context_ms * area
 
-    def sending_ms(self, prompt: Prompt, prefill: Node, decode: Node, reading_ms: float) -> float:
-        """What a handoff adds: the bytes that ``decode`` does not hold go while the prompt is read."""
+    def sending_ms(self, prefill: Node, tokens: int, reading_ms: float) -> float:
+        """What a handoff of ``tokens`` adds: their bytes go while the prompt is read."""
         rates = self._rates(prefill)
-        megabytes = prompt.new(decode) * prefill.hello.layout.token_bytes / 1e6
+        megabytes = tokens * prefill.hello.layout.token_bytes / 1e6
         moving = megabytes * rates.handoff_mb_ms
         return rates.handoff_ms + max(0.0, moving - reading_ms) + HIDDEN * min(moving, reading_ms)
 
@@ -129,5 +136,6 @@ class Costs:
 
 def _mean(nodes: list[Node], otherwise: Rates) -> Rates:
     """Of each rate, over the nodes that measured it."""
-    told = {name: [n.load.gauges[name] for n in nodes if name in n.load.gauges] for name in NAMES}
-    return replace(otherwise, **{name: sum(values) / len(values) for name, values in told.items() if values})
+    known = [told(node.load.gauges) for node in nodes]
+    values = {name: [rates[name] for rates in known if name in rates] for name in NAMES}
+    return replace(otherwise, **{name: sum(each) / len(each) for name, each in values.items() if each})

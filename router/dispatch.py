@@ -189,7 +189,8 @@ class Dispatch:
         assert self.job.sampling.max_tokens is not None
         reserve = len(self.job.tokens) + len(group) * self.job.sampling.max_tokens
         tokens, job = self.job.tokens + emitted, self.job
-        return Query(tokens, reserve, job.cache_salt, bool(self._cut), job.request)
+        scored = job.sampling.prompt_logprobs is not None and not self.prompt_read
+        return Query(tokens, reserve, job.cache_salt, bool(self._cut), job.request, cached=not scored)
 
     def _open(self, now: float, group: list[int], pair: Pair, query: Query) -> None:
         attempt = _Attempt(len(self.pairs), pair, set(group))

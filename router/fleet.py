@@ -41,10 +41,10 @@ class Node:
     heard: float
     load: Load
     suspect: bool = False
+    peer: Peer = field(init=False)
 
-    @property
-    def peer(self) -> Peer:
-        return Peer(self.hello.node, self.hello.epoch)
+    def __post_init__(self) -> None:
+        self.peer = Peer(self.hello.node, self.hello.epoch)
 
 
 @dataclass(slots=True)

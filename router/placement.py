@@ -7,7 +7,7 @@ Knows no message and no clock. Here it is decided who comes into question; among
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -18,23 +18,23 @@ from pagewire.rates import reads_measured
 from router.cost import Costs, Prompt
 from router.fleet import Fleet, Node
 from router.ledger import Ledger
-from router.reach import Link, Reach
-from router.strategies import STRATEGIES, Couple, Scene, by_cost, by_load, clearly_cheaper
-
-MANY = 256  # pairs: of more, only those of the most promising nodes are looked at
-
-Tried = frozenset[Peer | Link]  # what has failed the request: nodes, and pairs that did not reach each other
+from router.reach import Reach
+from router.standing import Standing, by_standing, promising, standing, together
+from router.standing import Tried as Tried
+from router.strategies import STRATEGIES, Couple, Scene, Strategy, by_cost, by_load, clearly_cheaper
 
 
 class Query(NamedTuple):
     """What is to be placed. ``reserve`` is how many tokens it may hold at its end. ``alone``: a decode node
-    may read the prompt itself, where there is no prefill node that has not been tried."""
+    may read the prompt itself, where there is no prefill node that has not been tried. ``cached``: what nodes
+    hold of it need not be computed."""
 
     tokens: Sequence[int]
     reserve: int
     cache_salt: str = ""
     alone: bool = False
     request: str = ""
+    cached: bool = True
 
 
 class Why(NamedTuple):
@@ -81,6 +81,16 @@ class View(NamedTuple):
     held: Mapping[Peer, int] = {}
 
 
+class _Case(NamedTuple):
+    """What there is to choose among for one prompt."""
+
+    view: View
+    scene: Scene
+    tried: Tried
+    decodes: list[Node]
+    prefills: list[Node]
+
+
 def choose(view: View, query: Query, tried: Tried, rules: Rules) -> Pair | None:
     """The best pair now, or None. Nodes in ``tried``, and silent ones, only where there are no others; a pair
     that is cut, to ``tried`` or to ``reach``, only where all are.
@@ -96,48 +106,39 @@ def choose(view: View, query: Query, tried: Tried, rules: Rules) -> Pair | None:
         return None
     prompt = Prompt(len(query.tokens), query.reserve, view.held)
     scene = Scene(Costs.of(view.now, view.ledger, (*prefills, *decodes)), prompt, query.request)
-    decodes, prefills = _promising(scene, tried, decodes), _promising(scene, tried, prefills)
-    return _pair(scene, rules, _chosen(view, scene, query, tried, rules, decodes, prefills))
+    case = _Case(view, scene, tried, decodes, prefills)
+    return _pair(scene, rules, _chosen(case, query, rules))
 
 
-def _chosen(
-    view: View,
-    scene: Scene,
-    query: Query,
-    tried: Tried,
-    rules: Rules,
-    decodes: list[Node],
-    prefills: list[Node],
-) -> Couple:
-    if not prefills or rules.disaggregate == "never":
-        return _alone(scene, tried, rules, decodes)
-    clear = _clear(view, tried, decodes, prefills)
-    if clear:
-        best = STRATEGIES[rules.placement](scene, clear)
-        if query.alone and best.prefill.peer in tried:
-            return _alone(scene, tried, rules, decodes)
-        if rules.disaggregate == "auto" and not tried:
-            return _cheaper_alone(scene, best, decodes) or best
+def _chosen(case: _Case, query: Query, rules: Rules) -> Couple:
+    strategy = STRATEGIES[rules.placement]
+    if not case.prefills or rules.disaggregate == "never":
+        return _alone(case, strategy)
+    if clear := _clear(case):
+        best = strategy(case.scene, clear)
+        if query.alone and best.prefill.peer in case.tried:
+            return _alone(case, strategy)
+        if rules.disaggregate == "auto" and not case.tried:
+            return _cheaper_alone(case, best) or best
         return best
-    cut = [Couple(by, to) for to, by in product(decodes, prefills)]
-    if query.alone or any(view.reach.sure(couple.link) for couple in cut):
-        return _alone(scene, tried, rules, decodes)
-    return _longest_ago(view, scene, tried, cut)
+    if query.alone or any(case.view.reach.sure(couple.link) for couple in _couples(case)):
+        return _alone(case, strategy)
+    return _longest_ago(case)
 
 
-def _alone(scene: Scene, tried: Tried, rules: Rules, decodes: list[Node]) -> Couple:
-    best = min(_standing(node, tried) for node in decodes)
-    couples = [Couple(node, node) for node in decodes if _standing(node, tried) == best]
-    return STRATEGIES[rules.placement](scene, couples)
+def _alone(case: _Case, strategy: Strategy) -> Couple:
+    best = min(standing(node, case.tried) for node in case.decodes)
+    couples = [Couple(node, node) for node in case.decodes if standing(node, case.tried) == best]
+    return strategy(case.scene, couples)
 
 
-def _cheaper_alone(scene: Scene, best: Couple, decodes: list[Node]) -> Couple | None:
+def _cheaper_alone(case: _Case, best: Couple) -> Couple | None:
     """The decode node that had better read the prompt itself, if the price of reading is known."""
     if best.decode.suspect or not reads_measured(best.prefill.load.gauges):
         return None
-    fresh = [Couple(node, node) for node in decodes if not node.suspect]
-    alone = by_cost(scene, fresh)
-    return alone if clearly_cheaper(scene, alone, best) else None
+    decodes = promising(case.scene, case.tried, case.decodes)
+    alone = by_cost(case.scene, [Couple(node, node) for node in decodes if not node.suspect])
+    return alone if clearly_cheaper(case.scene, alone, best) else None
 
 
 def _pair(scene: Scene, rules: Rules, couple: Couple) -> Pair:
@@ -153,52 +154,33 @@ def _pair(scene: Scene, rules: Rules, couple: Couple) -> Pair:
     return Pair(*couple.link, couple.decode.hello.address, why)
 
 
-# --- who comes into question ----------------------------------------------------------------------------
-
-Standing = tuple[int, int]  # how many were tried, how many are silent: the lower the better
-
-
-def _standing(node: Node, tried: Tried) -> Standing:
-    return int(node.peer in tried), int(node.suspect)
+def _couples(case: _Case) -> Iterator[Couple]:
+    return (Couple(prefill, decode) for decode, prefill in product(case.decodes, case.prefills))
 
 
-def _clear(view: View, tried: Tried, decodes: list[Node], prefills: list[Node]) -> list[Couple]:
-    """The pairs of the best standing that has any that are not cut."""
-    grouped: dict[tuple[int, int, Standing, Standing], list[Couple]] = {}
-    for to, by in product(decodes, prefills):
-        couple = Couple(by, to)
-        if couple.link in tried or view.reach.avoids(view.now, couple.link):
-            continue
-        grouped.setdefault(_order(couple, tried), []).append(couple)
-    return grouped[min(grouped)] if grouped else []
+def _clear(case: _Case) -> list[Couple]:
+    """The pairs of the best standing that has any that are not cut, of all nodes if need be."""
+    few = promising(case.scene, case.tried, case.decodes), promising(case.scene, case.tried, case.prefills)
+    for decodes, prefills in (few, (case.decodes, case.prefills)):
+        for by, to in by_standing(case.tried, decodes, prefills):
+            couples = [Couple(prefill, decode) for decode, prefill in product(to, by)]
+            if clear := [couple for couple in couples if not _cut(case, couple)]:
+                return clear
+    return []
 
 
-def _order(couple: Couple, tried: Tried) -> tuple[int, int, Standing, Standing]:
-    """The two together, then the decode node before the prefill node."""
-    to, by = _standing(couple.decode, tried), _standing(couple.prefill, tried)
-    return (to[0] + by[0], to[1] + by[1], to, by)
+def _cut(case: _Case, couple: Couple) -> bool:
+    tried, reach = case.tried, case.view.reach
+    return couple.link in tried or reach.avoids(case.view.now, couple.link)
 
 
-def _longest_ago(view: View, scene: Scene, tried: Tried, cut: list[Couple]) -> Couple:
+def _longest_ago(case: _Case) -> Couple:
     """Of pairs that are all cut, that whose failure is the longest ago."""
 
-    def order(couple: Couple) -> tuple[bool, float, tuple[int, int, Standing, Standing]]:
-        return couple.link in tried, view.reach.failed_at(couple.link), _order(couple, tried)
+    def order(couple: Couple) -> tuple[bool, float, Standing, Standing, Standing]:
+        to, by = standing(couple.decode, case.tried), standing(couple.prefill, case.tried)
+        failed_at = case.view.reach.failed_at(couple.link)
+        return couple.link in case.tried, failed_at, together(to, by), to, by
 
-    first = min(order(couple) for couple in cut)
-    return by_load(scene, [couple for couple in cut if order(couple) == first])
-
-
-def _promising(scene: Scene, tried: Tried, nodes: list[Node]) -> list[Node]:
-    """All, or in a large fleet those that hold most of the prompt or have least to do."""
-    limit = int(MANY**0.5)
-    if len(nodes) <= limit:
-        return nodes
-    held, costs = scene.prompt.held, scene.costs
-
-    def busy(node: Node) -> tuple[Standing, float, int]:
-        return _standing(node, tried), costs.queue_ms(node), -costs.free_tokens(node)
-
-    by_busy = sorted(nodes, key=busy)
-    holders = sorted(by_busy, key=lambda node: -held.get(node.peer, 0))[: limit // 2]
-    return holders + [node for node in by_busy if node not in holders][: limit - len(holders)]
+    first = min(order(couple) for couple in _couples(case))
+    return by_load(case.scene, [couple for couple in _couples(case) if order(couple) == first])

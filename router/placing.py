@@ -40,7 +40,9 @@ class Placing:
 
     def choose(self, now: float, query: Query, tried: Tried) -> Pair | None:
         self.index.expire(now)
-        held = self.index.match(lambda size: self._labels_of(query, size)) if self._looks else {}
+        held = {}
+        if self._looks and query.cached:
+            held = self.index.match(lambda size: self._labels_of(query, size))
         return choose(View(now, self._fleet, self.ledger, self.reach, held), query, tried, self._rules)
 
     # --- requests -------------------------------------------------------------------------------------------
@@ -68,7 +70,7 @@ class Placing:
 
     def joined(self, now: float, peer: Peer) -> None:
         node = self._fleet.get(peer)
-        if node is not None and self._looks:
+        if node is not None and node.hello.prefix_caching and self._looks:
             self._send(peer, self.index.join(now, peer, node.hello.page_size, node.hello.num_pages))
 
     def lost(self, peer: Peer) -> None:

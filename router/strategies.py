@@ -69,11 +69,22 @@ def by_load(scene: Scene, couples: Sequence[Couple]) -> Couple:
 def by_cost(scene: Scene, couples: Sequence[Couple]) -> Couple:
     """The lowest predicted cost. Of those that are as good, the better of two that are drawn: then routers
     that know the same do not all send to the same node (Mitzenmacher's power of two choices)."""
-    priced = [(cost_of(scene, couple), couple) for couple in couples]
-    limit = _about(min(price for price, _ in priced))
-    equal = [(price, couple) for price, couple in priced if price <= limit]
+    prices = _prices(scene, couples)
+    limit = _about(min(prices))
+    equal = [(price, couple) for price, couple in zip(prices, couples, strict=True) if price <= limit]
     drawn = sorted(equal, key=lambda each: _draw(scene.request, each[1]))[:2]
     return min(drawn, key=lambda each: each[0])[1]
+
+
+def _prices(scene: Scene, couples: Sequence[Couple]) -> list[float]:
+    if couples[0].alone:  # then all are
+        return [cost_of(scene, couple) for couple in couples]
+    prefills = {id(couple.prefill): couple.prefill for couple in couples}
+    decodes = {id(couple.decode): couple.decode for couple in couples}
+    table = scene.costs.table(scene.prompt, prefills.values(), list(decodes.values()))
+    columns = {name: column for column, name in enumerate(decodes)}
+    rows = dict(zip(prefills, table, strict=True))
+    return [rows[id(couple.prefill)][columns[id(couple.decode)]] for couple in couples]
 
 
 def cost_of(scene: Scene, couple: Couple) -> float:

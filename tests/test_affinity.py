@@ -31,11 +31,13 @@ Node = PrefillNode | DecodeNode
 class World:
     """What the router sends is in a node's inbox at once; what the nodes say, after their turn."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, *, keeps: bool = True, **options: Any) -> None:
+        self.keeps = keeps
         self.now = 100.0
         self.nodes: dict[str, tuple[Node, Post, Hello]] = {}
         self.drop_pages = 0  # so many messages about pages get lost
         self.measured: dict[str, float] = {}  # what nodes say to have measured: here their clock stands still
+        self.why = ""  # of the last request
         self._ids = itertools.count()
         network = Loopback()
         made = RouterOptions(model="demo", mailbox="", router_id="router", **options)
@@ -49,7 +51,9 @@ class World:
         role, config, end = name.partition("-")[0], built.engine.config, network.end(name)
         address = name if role == DECODE else ""
         sizes = config.max_model_len, config.num_pages, config.page_size
+        built.engine.cache.enabled = self.keeps
         hello = Hello(NodeId(name), Epoch("e"), role, SPEAKS, 1, built.layout, address, "tiny", *sizes)
+        hello = replace(hello, prefix_caching=self.keeps)
         node: Node
         if role == PREFILL:
             sender = Sender(end, _pages(built), built.layout, name)
@@ -105,6 +109,7 @@ class World:
         member = generation.members[0]
         [delta] = generation.feed._unread.values()
         tokens = [item.token for item in delta.items]
+        self.why = str(member.dispatch.pairs[0].why)
         return member.dispatch.pairs[0].prefill.node, member.cached_tokens, tokens
 
 
@@ -132,6 +137,15 @@ def test_two_that_begin_alike_in_one_instant_go_together(folder: Path) -> None:
         begin = conversation(number)
         first, second = world.ask([*begin, 1, 2], [*begin, 3, 4])
         assert first[0] == second[0]
+
+
+def test_nodes_that_keep_nothing_are_not_believed_to(folder: Path) -> None:
+    world = World(folder, keeps=False, disaggregate="always")
+    whys = []
+    for _ in range(2):
+        world.ask(conversation(0))
+        whys.append(world.why)
+    assert whys == ["load", "load"]
 
 
 def test_another_salt_finds_nothing(folder: Path) -> None:

@@ -71,3 +71,9 @@ def test_a_router_takes_what_was_measured_and_guesses_the_rest() -> None:
     rates = rates_of({"read_token_ms": 7.0, "jobs": 3.0}, Rates(handoff_ms=9.0))
     assert (rates.read_token_ms, rates.handoff_ms) == (7.0, 9.0)
     assert len(NAMES) == len(READING + WRITING + HANDING)
+
+
+def test_what_cannot_be_true_is_not_believed() -> None:
+    gauges = {"read_token_ms": float("inf"), "handoff_ms": -1.0}
+    assert rates_of(gauges, Rates()) == Rates()
+    assert not reads_measured(gauges)

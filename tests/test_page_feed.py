@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from pagewire import page_feed
@@ -24,16 +22,11 @@ class World:
     def __init__(self) -> None:
         self.pool = PagePool(8, 4)
         self.told: dict[str, list[PagesChanged]] = {ROUTER: [], OTHER: []}
-        self.feed = PageFeed(HELLO, self.pool, self)
+        self.feed = PageFeed(HELLO, self.pool, self.send)
 
     def send(self, router: NodeId, message: object) -> None:
         found = TO_ROUTER.decode(TO_ROUTER.encode(message))
         self.told[router].append(found)
-
-    def drain(self) -> list[tuple[NodeId, Any]]:
-        return []
-
-    def report(self, load: object) -> None: ...
 
     def fill(self, *names: str) -> PageLease:
         lease = self.pool.lease()

@@ -63,13 +63,14 @@ def test_a_prompt_that_is_half_read_is_half_a_queue_once_that_is_reported() -> N
 
 def test_only_what_the_decode_node_lacks_is_sent_and_reading_hides_most_of_it() -> None:
     here = fleet("prefill-0", "decode-0")
+    held = prompt(1024, decode_0=512)
     report(here, "prefill-0", {"handoff_ms": 3.0, "handoff_mb_ms": 1000.0})
-    pair = node(here, "prefill-0"), node(here, "decode-0")
-    here_costs = costs(here)
-    all_of_it = here_costs.sending_ms(prompt(1024), *pair, 0.0)
+    by, here_costs = node(here, "prefill-0"), costs(here)
+    all_of_it = here_costs.sending_ms(by, 1024, 0.0)
     assert all_of_it == pytest.approx(3.0 + 1024 * 128 / 1e6 * 1000)
-    assert here_costs.sending_ms(prompt(1024, decode_0=512), *pair, 0.0) < all_of_it
-    assert here_costs.sending_ms(prompt(1024), *pair, 1e6) < all_of_it / 2
+    assert here_costs.sending_ms(by, 1024, 1e6) < all_of_it / 2
+    without, half = (here_costs.through(asked, by, node(here, "decode-0")) for asked in (prompt(1024), held))
+    assert half < without
 
 
 def test_company_costs_at_the_decode_node() -> None:

@@ -185,6 +185,15 @@ def test_of_a_large_fleet_those_that_hold_the_prompt_and_those_that_are_idle_are
         assert pair.prefill in wanted
 
 
+def test_where_the_most_promising_are_all_cut_the_others_come_into_question() -> None:
+    here = fleet("decode-0", *(f"prefill-{number}" for number in range(10)))
+    for number in range(10):
+        report(here, f"prefill-{number}", queued_tokens=100 * number)
+    pair = chosen(here, reach=cut(*(link(number, 0) for number in range(9))), now=1.0)
+    assert pair is not None
+    assert pair.prefill == peer("prefill-9")
+
+
 def test_why_says_what_the_reader_is_believed_to_hold() -> None:
     view = View(0.0, fleet(*FOUR), Ledger(), Reach(), {peer("prefill-1"): 32})
     whys = [choose(view, Query(range(40), 60), NO_TRIES, Rules(name)) for name in ("prefix", "round-robin")]

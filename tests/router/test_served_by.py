@@ -60,6 +60,14 @@ async def test_a_prefix_that_a_node_told_of_is_followed(tokenizer: Tokenizer) ->
         assert "pagewire:ttft_prediction_error_seconds_count 1.0" in page
 
 
+async def test_a_prompt_that_is_scored_finds_nothing(tokenizer: Tokenizer) -> None:
+    """Its log-probabilities are those of all its tokens: nodes compute all of them."""
+    async with running(World(tokenizer, placement="prefix"), "prefill-0", "decode-0") as world:
+        for _ in range(2):
+            reply = await world.complete(STORY, echo=True, logprobs=1)
+        assert reply.headers[HEADER] == "prefill=prefill-0; decode=decode-0; why=load"
+
+
 async def test_never_is_read_by_the_decode_node(tokenizer: Tokenizer) -> None:
     async with running(World(tokenizer, disaggregate="never"), "prefill-0", "decode-0") as world:
         assert (await world.chat()).headers[HEADER] == "prefill=decode-0; decode=decode-0; why=alone"
