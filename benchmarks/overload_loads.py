@@ -24,7 +24,7 @@ class Kind(NamedTuple):
     share: int
 
 
-MIX = (Kind(64, 16, 80), Kind(600, 32, 20))
+MIX = (Kind(48, 16, 80), Kind(256, 32, 20))
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from router.backlog import Backlog
 from router.room import Capacity
 
 BYTES_A_TOKEN = 4  # of a body that is yet to be read
+MARGIN = 0.6  # of the target may be foreseen: the rest is for the prompt itself, and for what nobody foresees
 RETRY_S = (1.0, 5 / 3)  # ``router.answers`` spreads it over up to three times as long
 
 
@@ -93,11 +94,12 @@ class Admission:
         """A place for one request, now taken. Raises Unavailable."""
         if len(self._backlog) >= self._limits.queued:
             raise self._overloaded("too many requests are waiting", 0.0)
-        wait = self._backlog.wait(tenant, self._coming, capacity)
-        late = wait + self._backlog.node_s - self._limits.ttft_s
+        tokens = 1 + body_bytes // BYTES_A_TOKEN
+        wait = self._backlog.wait(tenant, tokens, self._coming, capacity)
+        late = wait + self._backlog.node_s - MARGIN * self._limits.ttft_s
         if wait and late > 0:
             raise self._overloaded("the answer would not begin in time", late)
-        ticket = Ticket(self, tenant, 1 + body_bytes // BYTES_A_TOKEN)
+        ticket = Ticket(self, tenant, tokens)
         self.take(ticket, 1)
         self._coming[tenant] += ticket.tokens
         return ticket

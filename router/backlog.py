@@ -12,7 +12,7 @@ from router.drain import Drain
 from router.fair_queue import FairQueue
 from router.room import Capacity, Room, Size
 
-AHEAD_S = 0.5  # of reading that prefill nodes have in hand: more would only wait there instead of here
+AHEAD_S = 0.25  # of reading that prefill nodes have in hand: more would only wait there instead of here
 SMOOTH = 0.2  # weight of the newest request in how long nodes take
 
 
@@ -73,15 +73,19 @@ class Backlog:
         self._sent.pop(request, None)
         self._waiting.pop(request, None)
 
-    def wait(self, tenant: str, coming: Mapping[str, int], capacity: Capacity) -> float:
-        """Seconds that a request of ``tenant`` would wait here if it came now. ``coming`` tokens, by
-        tenant, are about to join. Of another tenant no more goes before it than it has before it of its
-        own."""
+    def wait(self, tenant: str, cost: int, coming: Mapping[str, int], capacity: Capacity) -> float:
+        """Seconds that a request of ``tenant`` would wait here if it came now; 0 if that tenant has none.
+
+        ``coming`` tokens, by tenant, are about to join. Of another tenant no more goes before it than its own
+        tenant has, and it, which costs so much.
+        """
         tokens = self.queue.tokens()
-        mine = tokens.get(tenant, 0) + coming.get(tenant, 0)
-        names = tokens.keys() | coming.keys() if mine else ()
-        ahead = sum(min(mine, tokens.get(name, 0) + coming.get(name, 0)) for name in names)
-        return ahead / self.drain.rate(capacity.nominal)
+        mine = tokens.pop(tenant, 0) + coming.get(tenant, 0)
+        if not mine:
+            return 0.0
+        others = (tokens.keys() | coming.keys()) - {tenant}
+        before = sum(min(mine + cost, tokens.get(name, 0) + coming.get(name, 0)) for name in others)
+        return (mine + before) / self.drain.rate(capacity.nominal)
 
     def _pass(self, now: float) -> None:
         seconds, self._now = (0.0 if self._now is None else now - self._now), now

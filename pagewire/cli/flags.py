@@ -360,7 +360,7 @@ class EngineFlags:
         typer.Option(
             metavar="N",
             min=1,
-            help="Tokens that one step computes; longer prompts take several. Default: 512 on a CPU, 2048 on "
+            help="Tokens that one step computes; longer prompts take several. Default: 256 on a CPU, 2048 on "
             "a GPU.",
             rich_help_panel="Engine",
         ),

@@ -27,7 +27,10 @@ from pagewire.layout import KVLayout
 from pagewire.model_config import ModelConfig, fingerprint, kv_layout, load_config
 
 Progress = Callable[[int, int], None]
-BATCH_TOKENS = {"cpu": 512, "cuda": 2048}
+BATCH_TOKENS = {
+    "cpu": 256,
+    "cuda": 2048,
+}  # on a CPU larger steps are no faster, and others wait for their end
 CHUNKS, DECODES = CAPTURES = ("chunks", "decodes")
 
 
@@ -67,7 +70,7 @@ def build_engine(
     "auto" is bfloat16 where the weights are of 8 or 4 bits, else the dtype that is computed in.
     ``kv_cache_bytes`` None: 1 GiB on a CPU; on a GPU what ``gpu_memory_utilization`` leaves
     (``gpu_memory``). ``max_model_len`` None is as far as the model's own config goes. ``async_scheduling``
-    None: on a GPU. ``max_batch_tokens`` None: 512 on a CPU, 2048 on a GPU. ``capture``, on a GPU: which
+    None: on a GPU. ``max_batch_tokens`` None: 256 on a CPU, 2048 on a GPU. ``capture``, on a GPU: which
     steps become graphs. ``deterministic``: on a GPU use only kernels whose rows do not depend on the batch;
     those of the CPU never do. Raises ModelError or ConfigError.
     """

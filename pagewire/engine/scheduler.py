@@ -8,7 +8,7 @@ one that has none waits for pages as well. Running sequences stand in the order 
 run out an earlier one takes them from a later one, never the other way round: one can always go on.
 
 Of the tokens of a step, the shortest prompts get theirs first, so that nobody waits for a long one to be read
-as a whole; but the oldest one running gets a part of every step, and one that waits is passed only so often.
+as a whole; but the oldest one running gets half of every step, and one that waits is passed only so often.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class Scheduler:
         """
         left = budget
         while self.waiting and left and not plan.preempted and len(self.running) < self.config.max_num_seqs:
-            seq = next_to_start(self.waiting, left)
+            seq = next_to_start(self.waiting, self.config.max_batch_tokens)
             if (below is not None and len(seq.tokens) >= below) or not self._start(seq):
                 break
             count_skips(self.waiting, seq)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from pagewire.engine.sequence import Sequence
 
-OLDEST_PART = 4  # of the tokens of a step, this part is for the prompt that was started first
+OLDEST_PART = 2  # of the tokens of a step, this part is for the prompt that was started first
 MAX_SKIPS = 16  # shorter prompts that may be started before one that came earlier
 
 
@@ -19,13 +19,13 @@ def sure(oldest: Sequence, budget: int) -> int:
     return min(oldest.remaining, -(-budget // OLDEST_PART))
 
 
-def next_to_start(waiting: Iterable[Sequence], budget: int) -> Sequence:
-    """The first that ``budget`` tokens compute to its end, unless it would pass one that was preempted or was
-    passed often enough; else the first."""
+def next_to_start(waiting: Iterable[Sequence], batch: int) -> Sequence:
+    """The first that one step of ``batch`` tokens can read, unless it would pass one that was preempted or
+    was passed often enough; else the first."""
     first: Sequence | None = None
     for seq in waiting:
         first = first or seq
-        if len(seq.tokens) <= budget:
+        if len(seq.tokens) <= batch:
             return seq
         if seq.preemptions or seq.skipped >= MAX_SKIPS:
             break

@@ -101,7 +101,7 @@ def test_a_short_prompt_that_comes_later_is_read_in_the_next_step() -> None:
     step(engine)
     (short,) = admit(engine, 10)
     plan = step(engine)
-    assert (seqs(plan), spans(plan)) == ([short, long], [(0, 10), (16, 22)])
+    assert (seqs(plan), spans(plan)) == ([short, long], [(0, 8), (16, 24)])
 
 
 def test_of_running_prompts_the_shortest_gets_its_tokens_first() -> None:
@@ -110,7 +110,7 @@ def test_of_running_prompts_the_shortest_gets_its_tokens_first() -> None:
     step(engine)
     assert engine.running[1:] == [long]
     plan = step(engine)
-    assert (seqs(plan), spans(plan)[1:]) == ([engine.running[0], middle, long], [(0, 11), (6, 10)])
+    assert (seqs(plan), spans(plan)[1:]) == ([engine.running[0], middle, long], [(0, 7), (6, 14)])
 
 
 def test_the_oldest_prompt_gets_a_part_of_every_step() -> None:
