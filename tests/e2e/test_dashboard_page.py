@@ -149,7 +149,7 @@ def test_take_a_picture(page: Chromium) -> None:
     assert PICTURE is not None
     time.sleep(75)  # for charts that have something to tell
     page.run("document.getElementById('clear').click()")
-    page.run("document.getElementById('question').value = 'What is the capital of France?'")
+    page.run("document.getElementById('question').value = 'Why is the sky blue?'")
     page.run("document.getElementById('ask').requestSubmit()")
     page.until("document.querySelector('.how')", 90)
     page.look(1280, page.run("document.documentElement.scrollHeight"))
