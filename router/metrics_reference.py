@@ -17,9 +17,9 @@ _HEAD = """# Metrics
 Written by `python -m router.metrics_reference`; do not edit the table.
 
 The router serves them at `/metrics`, those of all its nodes included: nodes report with their heartbeats,
-every half second, and a lost node's series end. Requests count when they are over and all that the nodes
-report of them is there, a second later at the most. With API keys, give Prometheus one (`authorization` in
-its scrape config).
+every half second, and a lost node's series end. What nodes report of a request (queue, prefill) counts when
+all of it is there, five seconds after the request's end at the latest. With API keys, give Prometheus one
+(`authorization` in its scrape config).
 
 [deploy/prometheus](../deploy/prometheus) has a scrape config and alerts, [deploy/grafana](../deploy/grafana)
 a dashboard. Without either, the router's own page is at [/dashboard](dashboard.md).

@@ -1,8 +1,8 @@
 """Tells each request's story once it has ended: to metrics, the log, traces and the dashboard.
 
-A client is answered as soon as its tokens are there; what the nodes report of the handoff may come a moment
-later. Here the ended request waits for it, not longer than ``LINGER_S``. Knows requests that have ended;
-decides nothing about those that run.
+A client is answered as soon as its tokens are there; what the nodes report of the handoff may come later.
+Here the ended request waits for it, not longer than ``LINGER_S``; one that was broken off does not wait.
+Knows requests that have ended; decides nothing about those that run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from router.answers import status_of
 from router.finished import Finished
 from router.inflight import Inflight
 
-LINGER_S = 1.0
+LINGER_S = 5.0  # a prefill node that has no core for itself tells late
 MOST_WAITING = 10_000  # then the oldest are told as they are
 
 GONE = 499  # the client hung up first
@@ -39,7 +39,7 @@ class Recorder:
 
     def ended(self, now: float, member: Inflight, error: PagewireError | None) -> None:
         ended = _Ended(now, member, error)
-        if _complete(member):
+        if error is not None or not _whole(member) or _complete(member):
             self._tell(ended)
             return
         self._waiting[member.dispatch.job.request] = ended
@@ -71,6 +71,10 @@ class Recorder:
             observer(finished)
 
 
+def _whole(member: Inflight) -> bool:
+    return all(choice.finish for choice in member.choices)
+
+
 def _complete(member: Inflight) -> bool:
     last = len(member.dispatch.pairs) - 1
     return member.timeline.complete(last, decoded=any(choice.tokens > 1 for choice in member.choices))
@@ -82,7 +86,7 @@ def finished_of(member: Inflight, error: PagewireError | None) -> Finished:
     lasts = [choice.last_at - arrived for choice in member.choices if choice.last_at is not None]
     pair = member.dispatch.pairs.get(len(member.dispatch.pairs) - 1)
     ends = sorted({choice.finish for choice in member.choices if choice.finish})
-    whole = all(choice.finish for choice in member.choices)
+    whole = _whole(member)
     return Finished(
         request=member.dispatch.job.request,
         about=member.about,

@@ -1,8 +1,8 @@
 """The last ten minutes as points, one a second: latencies, throughput and how full the nodes are.
 
 Pure: the clock's time and what the meters and the fleet say now come in, points come out. Latencies and rates
-are those of the last few seconds; latencies are read from the histograms that /metrics shows: a token costs
-nothing more for it.
+are those of the last few seconds. They are read from the meters that /metrics shows: a token costs nothing
+more for it.
 """
 
 from __future__ import annotations

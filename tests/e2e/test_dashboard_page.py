@@ -101,12 +101,11 @@ def test_charts_have_points_and_values(page: Chromium) -> None:
 
 
 def test_ended_requests_are_bars_with_their_numbers(page: Chromium) -> None:
-    page.until("document.querySelectorAll('#waterfall .row').length > 1")
-    parts = page.run(
-        "[...document.querySelector('#waterfall .row').querySelectorAll('i')].map(i => i.className)"
-    )
+    page.until("document.querySelector('#waterfall .k-handoff')")
+    page.run("void (window.row = document.querySelector('#waterfall .k-handoff').closest('.row'))")
+    parts = page.run("[...row.querySelectorAll('i')].map(i => i.className)")
     assert parts == ["k-queue", "k-prefill", "k-handoff", "k-decode"]
-    page.run("document.querySelector('#waterfall .row').focus()")
+    page.run("row.focus()")
     tip = page.run("document.getElementById('tip').textContent")
     assert "KV moved" in tip
     assert "prefill-" in tip
@@ -150,7 +149,7 @@ def test_take_a_picture(page: Chromium) -> None:
     assert PICTURE is not None
     time.sleep(75)  # for charts that have something to tell
     page.run("document.getElementById('clear').click()")
-    page.run("document.getElementById('question').value = 'What is the capital of France?'")
+    page.run("document.getElementById('question').value = 'Why is the sky blue?'")
     page.run("document.getElementById('ask').requestSubmit()")
     page.until("document.querySelector('.how')", 90)
     page.look(1280, page.run("document.documentElement.scrollHeight"))

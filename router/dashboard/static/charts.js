@@ -9,7 +9,7 @@ const KEEP = 600; // points
 
 const CHARTS = [
   { title: "First token", show: ms, series: [["p50", "ttft_p50", "--prefill"], ["p95", "ttft_p95", "--handoff"]] },
-  { title: "Between tokens", show: ms, series: [["p50", "itl_p50", "--decode"], ["p99", "itl_p99", "--handoff"]] },
+  { title: "Token gap", show: ms, series: [["p50", "itl_p50", "--decode"], ["p99", "itl_p99", "--handoff"]] },
   { title: "Tokens/s", show: count, series: [["read", "prompt_rate", "--prefill"], ["written", "output_rate", "--decode"]] },
   {
     title: "KV in use", show: percent, top: 1,

@@ -4,7 +4,7 @@ import { byId, make } from "./dom.js";
 import { bytes, ms } from "./format.js";
 import { events, NeedsKey } from "./stream.js";
 
-const MAX_TOKENS = 256;
+const MAX_TOKENS = 160;
 const TEMPERATURE = 0.3; // small models wander off above
 
 export class Chat {

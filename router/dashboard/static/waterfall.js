@@ -5,7 +5,7 @@ import { ago, bytes, count, ms, NONE, short } from "./format.js";
 
 const ROWS = 60;
 const SCALED = 16; // rows that are seen without scrolling; what is longer than all of these is cut
-const STEPS = [1, 2, 2.5, 5, 10];
+const STEPS = [1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10]; // a quarter of each is short to write
 
 export class Waterfall {
   constructor() {
@@ -57,7 +57,7 @@ export class Waterfall {
   }
 }
 
-/** The next round number: 1, 2, 2.5, 5 or 10 times a power of ten. */
+/** The next round number. */
 function nice(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return power * STEPS.find((step) => step * power >= value);
