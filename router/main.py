@@ -137,7 +137,7 @@ def _http_config(options: RouterOptions, app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_config=None,
-        log_level="warning",
+        log_level="error",  # it warns of each malformed request: who sends many must not fill the disk
         access_log=False,
         lifespan="off",
         http=Connection,
