@@ -156,11 +156,12 @@ async def measure(
     ratio = beside_slow.p99_ms / beside_fast.p99_ms
     held = grown <= MEMORY_MB and ratio <= RATIO and bool(cut)
     told = [
-        f"{slow} readers at 1 KB/s and {slow} that never read, {seconds:.0f} s: {len(cut)} cut, the longest",
-        f"after {max(cut, default=0):.1f} s, {beside_slow.slow.ended} ended, {beside_slow.slow.left} held at the",
-        f"end; the router grew by {grown:.0f} MB; p99 between tokens of the others {alone.p99_ms:.1f} ms alone,",
-        f"{beside_fast.p99_ms:.1f} ms beside {2 * slow} that read, {beside_slow.p99_ms:.1f} ms beside the slow",
-        f"({ratio:.2f}x)",
+        f"{slow} readers at 1 KB/s and {slow} that never read, {seconds:.0f} s: {len(cut)} cut,",
+        f"the longest after {max(cut, default=0):.1f} s, {beside_slow.slow.ended} ended,",
+        f"{beside_slow.slow.left} held at the end; the router grew by {grown:.0f} MB;",
+        f"p99 between tokens of the others {alone.p99_ms:.1f} ms alone,",
+        f"{beside_fast.p99_ms:.1f} ms beside {2 * slow} that read,",
+        f"{beside_slow.p99_ms:.1f} ms beside the slow ({ratio:.2f}x)",
     ]
     return "F13: " + " ".join(told), held
 

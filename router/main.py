@@ -13,6 +13,7 @@ import logging
 import resource
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 
@@ -32,12 +33,14 @@ from router.generate import Front
 from router.keys import ring_of
 from router.options import RouterOptions
 from router.service import Service
+from router.tls import HANDSHAKE_S, context_of
 
 KEEP_ALIVE_S = 5
 LOOK_S = 1.0  # how often connections are looked at, and the time in replies' headers is renewed
 SEND_BUFFER = (
     64 << 10
 )  # of a connection, in the kernel, which takes twice that: what a slow reader can leave there
+BACKLOG = 1024  # connections that wait to be taken
 FILES = 4096  # that may be open, where the system allows it
 CLOSE_S = 2.0  # for connections to close once their requests have ended
 
@@ -62,7 +65,7 @@ def run(options: RouterOptions, on_listening: OnListening | None = None) -> None
 
 async def serve(options: RouterOptions, on_listening: OnListening | None = None) -> None:
     """What ``run`` does, on the running loop; cancelling it is as good as a signal, without the grace."""
-    keys = ring_of(options)
+    keys, tls = ring_of(options), context_of(options)
     source = resolve(options.model)
     tokenizer = load_tokenizer(source)
     secret = secret_for(options.secret_file, options.mailbox)
@@ -73,7 +76,7 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         service.metrics.watch(mailbox)
         names = options.served_model_names or (source.name,)
         front = Front(service, tokenizer, names, int(time.time()))
-        server = _Server(_http_config(options, make(front, keys, options.allowed_origins)))
+        server = _Server(_http_config(options, make(front, keys, options.allowed_origins)), tls)
         await _serve(options, service, server, listener, on_listening)
 
 
@@ -111,9 +114,26 @@ async def _serve(
 class _Server(uvicorn.Server):
     """uvicorn's server; the signals are ours, and it sleeps until it is told to end."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(config)
+        self._tls = tls
         self._ending = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's would let a client shake hands for a minute."""
+
+        def connection() -> asyncio.Protocol:
+            return Connection(self.config, self.server_state, app_state={})
+
+        wait = HANDSHAKE_S if self._tls else None
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                connection, sock=listener, ssl=self._tls, ssl_handshake_timeout=wait, backlog=BACKLOG
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
 
     def end(self) -> None:
         self.should_exit = True
@@ -160,7 +180,7 @@ def _allow_files() -> None:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=1024)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
     # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it a first
@@ -172,7 +192,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _announce(options: RouterOptions, listener: socket.socket, on_listening: OnListening | None) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
-    url = f"http://{host}:{listener.getsockname()[1]}"
+    scheme = "http" if options.ssl_certfile is None else "https"
+    url = f"{scheme}://{host}:{listener.getsockname()[1]}"
     if options.insecure and not is_local(url):
         log.warning("%s can be reached from other hosts, and anybody there may use it: --insecure", url)
     Reporter(options.status_fd).ready(url=url)
