@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import psutil
 
 GOOD = 6
+CUT_S = 62.0  # 30 s, a look each second, and what the buffers between take at 8 KB/s
 MEMORY_MB = 300
 RATIO = 1.2
 
@@ -55,6 +56,12 @@ def request(tokens: int, *, large: bool) -> bytes:
         "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n"
     )
     return f"{head}content-length: {len(data)}\r\n\r\n".encode() + data
+
+
+@dataclass(frozen=True)
+class Found:
+    line: str
+    held: bool
 
 
 class Crowd:
@@ -142,10 +149,10 @@ class Crowd:
         slow.left += 1
 
 
-async def measure(
-    url: str, pid: int, *, slow: int = 200, seconds: float = 60.0, tokens: int = 3000
-) -> tuple[str, bool]:
-    """The line to print, and whether all held."""
+async def measure(url: str, pid: int, *, slow: int = 200, seconds: float = 90.0, tokens: int = 3000) -> Found:
+    """The line to print, and whether all held: nobody is held for long, in little memory, at the cost of
+    nobody else.
+    """
     crowd = Crowd(url, pid, seconds, tokens)
     alone = await Crowd(url, pid, seconds / 4, tokens).run()
     beside_fast = await Crowd(url, pid, seconds / 2, tokens).run(fast=2 * slow)
@@ -154,7 +161,8 @@ async def measure(
     cut = beside_slow.slow.held_s
     grown = beside_slow.peak_mb - before
     ratio = beside_slow.p99_ms / beside_fast.p99_ms
-    held = grown <= MEMORY_MB and ratio <= RATIO and bool(cut)
+    soon = bool(cut) and max(cut) <= CUT_S and not beside_slow.slow.left
+    held = soon and grown <= MEMORY_MB and ratio <= RATIO
     told = [
         f"{slow} readers at 1 KB/s and {slow} that never read, {seconds:.0f} s: {len(cut)} cut,",
         f"the longest after {max(cut, default=0):.1f} s, {beside_slow.slow.ended} ended,",
@@ -163,7 +171,7 @@ async def measure(
         f"{beside_fast.p99_ms:.1f} ms beside {2 * slow} that read,",
         f"{beside_slow.p99_ms:.1f} ms beside the slow ({ratio:.2f}x)",
     ]
-    return "F13: " + " ".join(told), held
+    return Found("F13: " + " ".join(told), held)
 
 
 def main() -> int:
@@ -171,14 +179,14 @@ def main() -> int:
     words.add_argument("url")
     words.add_argument("--router-pid", type=int, required=True)
     words.add_argument("--slow", type=int, default=200, help="of each kind")
-    words.add_argument("--seconds", type=float, default=60.0)
+    words.add_argument("--seconds", type=float, default=90.0)
     words.add_argument("--tokens", type=int, default=3000, help="of each stream")
     asked = words.parse_args()
-    line, held = asyncio.run(
+    found = asyncio.run(
         measure(asked.url, asked.router_pid, slow=asked.slow, seconds=asked.seconds, tokens=asked.tokens)
     )
-    print(line, "pass" if held else "FAIL", sep=": ")
-    return 0 if held else 1
+    print(found.line, "pass" if found.held else "FAIL", sep=": ")
+    return 0 if found.held else 1
 
 
 if __name__ == "__main__":

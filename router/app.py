@@ -22,7 +22,7 @@ from pagewire import __version__
 from pagewire.errors import PagewireError, RequestError, RequestFailed, Unavailable
 from router import generate
 from router.access import Access
-from router.answers import ClientGone, MethodNotAllowed, NoRoute, response_of
+from router.answers import DOCUMENTED, ClientGone, MethodNotAllowed, NoRoute, response_of
 from router.body import read
 from router.generate import Front, checked
 from router.keys import KeyRing
@@ -37,7 +37,7 @@ def make(front: Front, keys: KeyRing | None = None, origins: Sequence[str] = ())
     """The whole application. Without ``keys``, anybody may come in. ``origins``: whose pages may ask from a
     browser.
     """
-    app = FastAPI(title="pagewire", version=__version__, redoc_url=None)
+    app = FastAPI(title="pagewire", version=__version__, redoc_url=None, responses=DOCUMENTED)
     _generation_routes(app, front)
     _text_routes(app, front)
     _model_routes(app, front)
