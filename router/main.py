@@ -10,17 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 
-import uvicorn
-from starlette.types import ASGIApp
-
-from pagewire.errors import ConfigError, Unavailable
+from pagewire.errors import Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
 from pagewire.private import is_local
@@ -28,21 +23,12 @@ from pagewire.secret import secret_for
 from pagewire.status import Reporter
 from pagewire.text.tokenizer import load_tokenizer
 from router.app import make
-from router.connection import HEAD_BYTES, Connection
 from router.generate import Front
 from router.keys import ring_of
 from router.options import RouterOptions
+from router.server import HttpServer, allow_files, http_config, listen
 from router.service import Service
-from router.tls import HANDSHAKE_S, context_of
-
-KEEP_ALIVE_S = 5
-LOOK_S = 1.0  # how often connections are looked at, and the time in replies' headers is renewed
-SEND_BUFFER = (
-    64 << 10
-)  # of a connection, in the kernel, which takes twice that: what a slow reader can leave there
-BACKLOG = 1024  # connections that wait to be taken
-FILES = 4096  # that may be open, where the system allows it
-CLOSE_S = 2.0  # for connections to close once their requests have ended
+from router.tls import context_of
 
 OnListening = Callable[[str], None]
 
@@ -59,7 +45,7 @@ def run(options: RouterOptions, on_listening: OnListening | None = None) -> None
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    _allow_files()
+    allow_files()
     asyncio.run(serve(options, on_listening))
 
 
@@ -70,20 +56,20 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
     tokenizer = load_tokenizer(source)
     secret = secret_for(options.secret_file, options.mailbox)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listen(options.host, options.port))
+        listener = stack.enter_context(listen(options.host, options.port))
         mailbox = stack.enter_context(contextlib.closing(RouterMailbox(options.mailbox, secret)))
         service = Service(mailbox, options, tokenizer)
         service.metrics.watch(mailbox)
         names = options.served_model_names or (source.name,)
         front = Front(service, tokenizer, names, int(time.time()))
-        server = _Server(_http_config(options, make(front, keys, options.allowed_origins)), tls)
+        server = HttpServer(http_config(options, make(front, keys, options.allowed_origins)), tls)
         await _serve(options, service, server, listener, on_listening)
 
 
 async def _serve(
     options: RouterOptions,
     service: Service,
-    server: _Server,
+    server: HttpServer,
     listener: socket.socket,
     on_listening: OnListening | None,
 ) -> None:
@@ -109,85 +95,6 @@ async def _serve(
     for result in results:
         if isinstance(result, Exception):
             raise result
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server; the signals are ours, and it sleeps until it is told to end."""
-
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(config)
-        self._tls = tls
-        self._ending = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn's would let a client shake hands for a minute."""
-
-        def connection() -> asyncio.Protocol:
-            return Connection(self.config, self.server_state, app_state={})
-
-        wait = HANDSHAKE_S if self._tls else None
-        loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                connection, sock=listener, ssl=self._tls, ssl_handshake_timeout=wait, backlog=BACKLOG
-            )
-            for listener in sockets or ()
-        ]
-        self.started = True
-
-    def end(self) -> None:
-        self.should_exit = True
-        self._ending.set()
-
-    async def main_loop(self) -> None:
-        while not await self.on_tick(0):  # which also sets the date that replies carry
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                assert isinstance(connection, Connection)
-                connection.look(now)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), LOOK_S)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _http_config(options: RouterOptions, app: ASGIApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="error",  # it warns of each malformed request: who sends many must not fill the disk
-        access_log=False,
-        lifespan="off",
-        http=Connection,
-        ws="none",
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(options.grace_s + CLOSE_S) + 1,
-        h11_max_incomplete_event_size=HEAD_BYTES,
-    )
-
-
-def _allow_files() -> None:
-    """A connection is an open file, and many systems allow a process 1,024 unless it asks for more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it a first
-    # token, which goes out right behind the headers, waits some 40 ms for the client's delayed ACK of those.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    return listener
 
 
 def _announce(options: RouterOptions, listener: socket.socket, on_listening: OnListening | None) -> None:

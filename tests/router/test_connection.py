@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from router import main
+from router import server
 from router.connection import HEAD_BYTES, HEAD_FIELDS, Connection, Limits
 from router.main import RouterOptions, serve
 
@@ -83,8 +83,8 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Door]:
-    monkeypatch.setattr(main, "LOOK_S", 0.02)
-    monkeypatch.setattr(main, "KEEP_ALIVE_S", 0.5)
+    monkeypatch.setattr(server, "LOOK_S", 0.02)
+    monkeypatch.setattr(server, "KEEP_ALIVE_S", 0.5)
     urls: asyncio.Queue[str] = asyncio.Queue()
     options = RouterOptions(model="demo", mailbox=f"ipc://{tmp_path}/m", port=0, grace_s=0.1)
     task = asyncio.create_task(serve(options, urls.put_nowait))

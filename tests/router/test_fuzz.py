@@ -14,7 +14,7 @@ from conftest import World, running
 
 from benchmarks.fuzz_http import attack, cases
 from pagewire.text.tokenizer import Tokenizer
-from router.main import _http_config, _listen, _Server
+from router.server import HttpServer, http_config, listen
 
 
 class Background(threading.Thread):
@@ -33,8 +33,8 @@ class Background(threading.Thread):
         world, end = World(self._tokenizer), asyncio.Event()
         self._end = asyncio.get_running_loop(), end
         async with running(world, "prefill-0", "decode-0"):
-            with contextlib.closing(_listen("127.0.0.1", 0)) as listener:
-                server = _Server(_http_config(world.service.options, world.app))
+            with contextlib.closing(listen("127.0.0.1", 0)) as listener:
+                server = HttpServer(http_config(world.service.options, world.app))
                 serving = asyncio.create_task(server.serve(sockets=[listener]))
                 self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
                 self.up.set()

@@ -14,9 +14,9 @@ from conftest import World, running
 
 from pagewire.messages import PrefillRequest
 from pagewire.text.tokenizer import Tokenizer
-from router import main
+from router import server as http
 from router.connection import Connection, Limits
-from router.main import _http_config, _listen, _Server
+from router.server import HttpServer, http_config, listen
 
 LENGTH = 5000
 
@@ -33,14 +33,14 @@ class Endless(World):
 @pytest.fixture
 async def served(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[Endless, _Server]]:
-    monkeypatch.setattr(main, "LOOK_S", 0.02)
+) -> AsyncIterator[tuple[Endless, HttpServer]]:
+    monkeypatch.setattr(http, "LOOK_S", 0.02)
     monkeypatch.setattr(Connection, "limits", replace(Limits(), unread_s=0.3, unread_rate=1 << 30))
     world = Endless(tokenizer)
     world.cluster.max_model_len = 1 << 16
     async with running(world, "prefill-0", "decode-0"):
-        with contextlib.closing(_listen("127.0.0.1", 0)) as listener:
-            server = _Server(_http_config(world.service.options, world.app))
+        with contextlib.closing(listen("127.0.0.1", 0)) as listener:
+            server = HttpServer(http_config(world.service.options, world.app))
             task = asyncio.create_task(server.serve(sockets=[listener]))
             world.address = listener.getsockname()
             await world.until(lambda: server.started)
@@ -64,7 +64,7 @@ async def stream(world: Endless) -> socket.socket:
 
 @pytest.mark.parametrize("reads", [False, True])
 async def test_a_stream_that_is_not_read_ends_on_nodes_and_wires(
-    served: tuple[Endless, _Server], reads: bool
+    served: tuple[Endless, HttpServer], reads: bool
 ) -> None:
     world, server = served
     loop = asyncio.get_running_loop()
@@ -80,7 +80,7 @@ async def test_a_stream_that_is_not_read_ends_on_nodes_and_wires(
     assert world.cluster.cancelled() == {("prefill-0", 0), ("decode-0", 0)}
 
 
-async def test_a_stream_that_is_read_is_whole(served: tuple[Endless, _Server]) -> None:
+async def test_a_stream_that_is_read_is_whole(served: tuple[Endless, HttpServer]) -> None:
     world, _ = served
     loop, found = asyncio.get_running_loop(), bytearray()
     with contextlib.closing(await stream(world)) as client:

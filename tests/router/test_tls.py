@@ -97,7 +97,7 @@ async def test_a_client_that_does_not_shake_hands(
     tmp_path: Path, made: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tls.HANDSHAKE_S == 10
-    monkeypatch.setattr("router.main.HANDSHAKE_S", 0.1)
+    monkeypatch.setattr("router.server.HANDSHAKE_S", 0.1)
     certificate, key = made("server")
     async with serving(options(tmp_path, ssl_certfile=certificate, ssl_keyfile=key)) as url:
         host, port = url.removeprefix("https://").split(":")

@@ -15,7 +15,7 @@ from router_stubs import Cluster
 from pagewire.hub import resolve
 from pagewire.messages import PrefillRequest
 from pagewire.text.tokenizer import load_tokenizer
-from router.main import _http_config, _listen, _Server
+from router.server import HttpServer, http_config, listen
 
 LENGTH = 4000
 
@@ -33,9 +33,9 @@ async def serve(tokens_a_second: float) -> None:
     world = Steady(load_tokenizer(resolve("demo")), max_inflight=1024)
     world.cluster.max_model_len = 1 << 16
     async with running(world, "prefill-0", "decode-0"):
-        with contextlib.closing(_listen("127.0.0.1", 0)) as listener:
+        with contextlib.closing(listen("127.0.0.1", 0)) as listener:
             print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-            await _Server(_http_config(world.service.options, world.app)).serve(sockets=[listener])
+            await HttpServer(http_config(world.service.options, world.app)).serve(sockets=[listener])
 
 
 if __name__ == "__main__":
