@@ -22,7 +22,7 @@ from pagewire import __version__
 from pagewire.errors import PagewireError, RequestError, RequestFailed, Unavailable
 from router.access import Access
 from router.admission import Ticket
-from router.answers import ClientGone, MethodNotAllowed, NoRoute, NotServed, response_of
+from router.answers import DOCUMENTED, ClientGone, MethodNotAllowed, NoRoute, NotServed, response_of
 from router.body import MAX_BODY, read
 from router.chat import chat
 from router.completions import completion
@@ -50,7 +50,7 @@ def make(
     """The whole application. Without ``keys``, anybody may come in. ``origins``: whose pages may ask from a
     browser. ``live`` None: no dashboard.
     """
-    app = FastAPI(title="pagewire", version=__version__, redoc_url=None)
+    app = FastAPI(title="pagewire", version=__version__, redoc_url=None, responses=DOCUMENTED)
     _generation_routes(app, front)
     _text_routes(app, front)
     _model_routes(app, front)

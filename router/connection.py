@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -108,7 +110,7 @@ class Limited(asyncio.Protocol):
         self._unread_most = max(self._unread_most, unread)
         patience = self.limits.unread_s + self._unread_most / self.limits.unread_rate
         if self._unread_since is not None and now - self._unread_since > patience:
-            self.transport.abort()
+            self._cut()
         elif self._idle:
             if self._head_since is not None and now - self._head_since > self.limits.head_s:
                 self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request's head took too long")
@@ -117,6 +119,12 @@ class Limited(asyncio.Protocol):
                 self.transport.abort()
             else:
                 self._refuse(HTTPStatus.REQUEST_TIMEOUT, "the request's body took too long")
+
+    def _cut(self) -> None:
+        """Hang up, and have the kernel forget what the client would not take."""
+        client = self.transport.get_extra_info("socket")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     @property
     def _idle(self) -> bool:

@@ -10,14 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-
-import uvicorn
-from starlette.types import ASGIApp
 
 from pagewire import logs
 from pagewire.errors import ConfigError, Unavailable
@@ -30,21 +26,14 @@ from pagewire.text.output.dialect import dialect_of
 from pagewire.text.tokenizer import load_tokenizer
 from router import request_log
 from router.app import make
-from router.connection import HEAD_BYTES, Connection
 from router.dashboard.live import Live
 from router.front import Front
 from router.grammar_check import GrammarCheck
 from router.keys import ring_of
 from router.options import RouterOptions
+from router.server import HttpServer, allow_files, http_config, listen
 from router.service import Service
-
-KEEP_ALIVE_S = 5
-LOOK_S = 1.0  # how often connections are looked at, and the time in replies' headers is renewed
-SEND_BUFFER = (
-    64 << 10
-)  # of a connection, in the kernel, which takes twice that: what a slow reader can leave there
-FILES = 4096  # that may be open, where the system allows it
-CLOSE_S = 2.0  # for connections to close once their requests have ended
+from router.tls import context_of
 
 OnListening = Callable[[str], None]
 
@@ -59,18 +48,18 @@ def run(options: RouterOptions, on_listening: OnListening | None = None) -> None
     Raises ConfigError (ModelError for the tokenizer) if it cannot start.
     """
     logs.setup(options.log_level, options.log_format, options.router_id or "router")
-    _allow_files()
+    allow_files()
     asyncio.run(serve(options, on_listening))
 
 
 async def serve(options: RouterOptions, on_listening: OnListening | None = None) -> None:
     """What ``run`` does, on the running loop; cancelling it is as good as a signal, without the grace."""
-    keys = ring_of(options)
+    keys, tls = ring_of(options), context_of(options)
     source = resolve(options.model)
     tokenizer = load_tokenizer(source)
     secret = secret_for(options.secret_file, options.mailbox)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listen(options.host, options.port))
+        listener = stack.enter_context(listen(options.host, options.port))
         mailbox = stack.enter_context(contextlib.closing(RouterMailbox(options.mailbox, secret)))
         service = Service(mailbox, options, tokenizer)
         service.metrics.watch(mailbox)
@@ -82,7 +71,8 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         grammars = stack.enter_context(contextlib.closing(GrammarCheck(str(source.path))))
         front = Front(service, tokenizer, names, int(time.time()), dialect, grammars)
         live = Live(service, names[0]) if options.dashboard else None
-        server = _Server(_http_config(options, make(front, keys, options.allowed_origins, live)))
+        app = make(front, keys, options.allowed_origins, live)
+        server = HttpServer(http_config(options, app), tls)
         running = asyncio.create_task(_running(service, live))
         await _serve(options, service, running, server, listener, on_listening)
 
@@ -113,7 +103,7 @@ async def _serve(
     options: RouterOptions,
     service: Service,
     running: asyncio.Task[None],
-    server: _Server,
+    server: HttpServer,
     listener: socket.socket,
     on_listening: OnListening | None,
 ) -> None:
@@ -140,71 +130,10 @@ async def _serve(
             raise result
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server; the signals are ours, and it sleeps until it is told to end."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._ending = asyncio.Event()
-
-    def end(self) -> None:
-        self.should_exit = True
-        self._ending.set()
-
-    async def main_loop(self) -> None:
-        while not await self.on_tick(0):  # which also sets the date that replies carry
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                assert isinstance(connection, Connection)
-                connection.look(now)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), LOOK_S)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _http_config(options: RouterOptions, app: ASGIApp) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        http=Connection,
-        ws="none",
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(options.grace_s + CLOSE_S) + 1,
-        h11_max_incomplete_event_size=HEAD_BYTES,
-    )
-
-
-def _allow_files() -> None:
-    """A connection is an open file, and many systems allow a process 1,024 unless it asks for more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it a first
-    # token, which goes out right behind the headers, waits some 40 ms for the client's delayed ACK of those.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-    return listener
-
-
 def _announce(options: RouterOptions, listener: socket.socket, on_listening: OnListening | None) -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
-    url = f"http://{host}:{listener.getsockname()[1]}"
+    scheme = "http" if options.ssl_certfile is None else "https"
+    url = f"{scheme}://{host}:{listener.getsockname()[1]}"
     if options.insecure and not is_local(url):
         log.warning("%s can be reached from other hosts, and anybody there may use it: --insecure", url)
     Reporter(options.status_fd).ready(url=url)

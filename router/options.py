@@ -21,6 +21,7 @@ class RouterOptions:
     of ``served_model_names``; empty: by the model's own name. ``mailbox`` is the address that nodes dial,
     ``ipc://`` or ``tcp://``. ``port`` 0 takes a free one. ``api_keys`` and those in ``api_key_file``
     let clients in; none: anybody, and then beyond this host only if ``insecure``.
+    With ``ssl_certfile`` clients come by HTTPS; with ``ssl_ca_certs`` they need a certificate of their own.
     Pages of ``allowed_origins`` may ask from a browser; none by default, "*" for all.
     ``secret_file`` holds the cluster secret. Times are in seconds: a request may take ``request_timeout_s``
     in all, waits ``recovery_s`` for lost nodes to come back, and on SIGTERM has ``grace_s`` to end.
@@ -45,6 +46,10 @@ class RouterOptions:
     api_key_file: str | None = None
     insecure: bool = False
     allowed_origins: tuple[str, ...] = ()
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_keyfile_password: str | None = None
+    ssl_ca_certs: str | None = None
     secret_file: str | None = None
     router_id: str | None = None  # None: a name of its own each time
     max_model_len: int | None = None  # None: what the nodes can hold

@@ -18,6 +18,7 @@ from pagewire.hub import DEMO
 from pagewire.node_options import NodeOptions
 from router.keys import is_key, ring_of
 from router.options import Disaggregation, Placement, RouterOptions
+from router.tls import context_of
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
@@ -109,6 +110,35 @@ class HttpFlags:
             rich_help_panel="HTTP",
         ),
     ] = False
+    ssl_certfile: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Serve HTTPS with this certificate.", rich_help_panel="HTTP"),
+    ] = None
+    ssl_keyfile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Its private key, if that is not in the same file.",
+            rich_help_panel="HTTP",
+        ),
+    ] = None
+    ssl_keyfile_password: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PAGEWIRE_SSL_KEYFILE_PASSWORD",
+            metavar="WORD",
+            help="What the key is encrypted with; better use the environment.",
+            rich_help_panel="HTTP",
+        ),
+    ] = None
+    ssl_ca_certs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Let in only clients with a certificate that one of these vouches for.",
+            rich_help_panel="HTTP",
+        ),
+    ] = None
     allowed_origins: Annotated[
         list[str] | None,
         typer.Option(
@@ -259,9 +289,13 @@ class HttpFlags:
             host=self.host,
             port=self.port,
             api_keys=self.keys(),
-            api_key_file=None if self.api_key_file is None else str(Path(self.api_key_file).absolute()),
+            api_key_file=_path(self.api_key_file),
             insecure=self.insecure,
             allowed_origins=self.origins(),
+            ssl_certfile=_path(self.ssl_certfile),
+            ssl_keyfile=_path(self.ssl_keyfile),
+            ssl_keyfile_password=self.ssl_keyfile_password,
+            ssl_ca_certs=_path(self.ssl_ca_certs),
             max_model_len=names.max_model_len,
             recovery_s=self.recovery_timeout,
             tool_call_parser=self.tool_call_parser,
@@ -279,8 +313,12 @@ class HttpFlags:
             log_level=names.log_level,
             log_format=names.log_format,
         )
-        ring_of(made)  # here, before anything is downloaded or started
+        ring_of(made), context_of(made)  # here, before anything is downloaded or started
         return made
+
+
+def _path(given: str | None) -> str | None:
+    return None if given is None else str(Path(given).absolute())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,7 @@ async def _supervise(local: Local, name: str) -> End:
         view = view_for([spec.name for spec in specs], local.router.log_format)
 
         async def announce(pids: dict[str, int]) -> None:
-            await until_ready(local.router.host, local.router.port)
+            await until_ready(local.router)
             view.close()
             print(banner(local.router, name, pids), flush=True)
 

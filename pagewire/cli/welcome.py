@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import ssl
 
 from pagewire import __version__
 from router.options import RouterOptions
@@ -12,15 +13,29 @@ from router.options import RouterOptions
 _POLL_S = 0.1
 
 
-async def until_ready(host: str, port: int) -> None:
-    """Until GET /ready answers 200: the router has met its nodes."""
-    while not await _answers_ready(host, port):
+async def until_ready(router: RouterOptions) -> None:
+    """Until GET /ready answers 200: a request has come through. Where clients need a certificate, until it
+    takes connections: we have none to show."""
+    while not await (_listens if router.ssl_ca_certs else _answers_ready)(router):
         await asyncio.sleep(_POLL_S)
 
 
-async def _answers_ready(host: str, port: int) -> bool:
+async def _listens(router: RouterOptions) -> bool:
     try:
-        reader, writer = await asyncio.open_connection(_dialable(host), port)
+        _, writer = await asyncio.open_connection(_dialable(router.host), router.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def _answers_ready(router: RouterOptions) -> bool:
+    host, port, tls = router.host, router.port, None
+    if router.ssl_certfile is not None:  # our own child, by its address: its certificate names another
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    try:
+        reader, writer = await asyncio.open_connection(_dialable(host), port, ssl=tls)
     except OSError:
         return False
     try:
@@ -34,7 +49,8 @@ async def _answers_ready(host: str, port: int) -> bool:
 
 def banner(router: RouterOptions, name: str, pids: dict[str, int]) -> str:
     """What to tell the user when all is up: the address, who is who, and a line to paste."""
-    url = f"http://{_in_url(_dialable(router.host))}:{router.port}"
+    scheme = "http" if router.ssl_certfile is None else "https"
+    url = f"{scheme}://{_in_url(_dialable(router.host))}:{router.port}"
     body = {
         "model": name,
         "messages": [{"role": "user", "content": "What is the capital of France?"}],

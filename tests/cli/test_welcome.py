@@ -29,6 +29,12 @@ def test_with_keys_the_line_takes_it_from_the_environment() -> None:
     assert "hush" not in text
 
 
+def test_with_a_certificate_the_address_is_https() -> None:
+    assert "https://127.0.0.1:8000/" in banner(
+        RouterOptions(model="m", mailbox="", ssl_certfile="c"), "m", {}
+    )
+
+
 def test_it_says_who_is_who() -> None:
     assert "  decode-0     pid 12\n" in banner(ROUTER, "m", {"router": 11, "decode-0": 12})
 
@@ -47,5 +53,5 @@ async def test_it_waits_until_the_router_says_200() -> None:
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        await until_ready("127.0.0.1", server.sockets[0].getsockname()[1])
+        await until_ready(RouterOptions(model="m", mailbox="", port=server.sockets[0].getsockname()[1]))
     assert asked == [b"GET /ready HTTP/1.0\r\n"] * 3

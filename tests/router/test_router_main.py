@@ -18,7 +18,8 @@ from router_stubs import LAYOUT
 from pagewire.errors import ConfigError
 from pagewire.mailbox import NodeMailbox
 from pagewire.messages import Epoch, Hello, NodeId
-from router.main import RouterOptions, _announce, _drain, _listen, serve
+from router.main import RouterOptions, _announce, _drain, serve
+from router.server import listen
 
 PROGRAM = """
 import sys
@@ -125,7 +126,7 @@ def test_a_signal_ends_the_process_cleanly(tmp_path: Path, number: signal.Signal
 
 
 def test_what_is_written_in_two_pieces_does_not_wait_for_the_client_s_ack() -> None:
-    with _listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -112,3 +112,24 @@ async def test_pages_of_an_allowed_site_may_ask_and_are_asked_for_a_key(locked: 
             reply = await http.get("/v1/models", headers={"origin": origin})
             assert reply.status_code == 401
             assert ("access-control-allow-origin" in reply.headers) is allowed
+
+
+async def test_the_openapi_page_knows_every_error(world: World) -> None:
+    page = (await world.http.get("/openapi.json")).json()
+    answers = page["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert set(answers) >= {
+        "200",
+        "400",
+        "401",
+        "404",
+        "408",
+        "413",
+        "415",
+        "429",
+        "431",
+        "500",
+        "503",
+        "504",
+    }
+    shape = answers["400"]["content"]["application/json"]["schema"]["properties"]["error"]
+    assert set(shape["required"]) == {"message", "type", "param", "code"}
