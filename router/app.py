@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp
 
 from pagewire import __version__
 from pagewire.errors import PagewireError, RequestError, RequestFailed, Unavailable
+from router import openapi
 from router.access import Access
 from router.answers import ClientGone, MethodNotAllowed, NoRoute, NotServed, response_of
 from router.body import read
@@ -28,8 +28,7 @@ from router.front import Front
 from router.not_served import why_not
 from router.prompts import checked, render_chat
 from router.responses.endpoint import respond
-from router.responses.schemas import ResponsesBody
-from router.schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from router.schemas import DetokenizeBody, TokenizeBody
 from router.tool_use import ToolUse, checked_tools
 
 GONE = 499  # nobody sees it but the log: the client hung up first
@@ -45,25 +44,26 @@ def make(front: Front, api_keys: Sequence[str] = ()) -> ASGIApp:
     _model_routes(app, front)
     _state_routes(app, front)
     _error_handlers(app, front)
+    openapi.complete(app)
     return Access(app, api_keys)
 
 
 def _generation_routes(app: FastAPI, front: Front) -> None:
-    @app.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
+    @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         return await chat(front, request)
 
-    @app.post("/v1/completions", openapi_extra=_takes(CompletionBody))
+    @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         return await completion(front, request)
 
-    @app.post("/v1/responses", openapi_extra=_takes(ResponsesBody))
+    @app.post("/v1/responses")
     async def responses(request: Request) -> Response:
         return await respond(front, request)
 
 
 def _text_routes(app: FastAPI, front: Front) -> None:
-    @app.post("/tokenize", openapi_extra=_takes(TokenizeBody))
+    @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
         body = await read(request, TokenizeBody)
         front.model(body.model)
@@ -74,7 +74,7 @@ def _text_routes(app: FastAPI, front: Front) -> None:
             {"count": len(tokens), "max_model_len": limit, "tokens": tokens, "token_strs": strings}
         )
 
-    @app.post("/detokenize", openapi_extra=_takes(DetokenizeBody))
+    @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
         body = await read(request, DetokenizeBody)
         front.model(body.model)
@@ -204,22 +204,3 @@ def _error_handlers(app: FastAPI, front: Front) -> None:
     async def fault(request: Request, error: Exception) -> Response:
         """Our own mistake. Starlette raises it again afterwards, and the server logs it."""
         return response_of(PagewireError("fault"))
-
-
-def _takes(model: type[BaseModel]) -> dict[str, Any]:
-    """For the OpenAPI page: the body is read by ``router.body``, which FastAPI does not know."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    definitions = schema.pop("$defs", {})
-    inlined = _inline(schema, definitions)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
-
-
-def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
-    """``schema`` without references: the definitions are few and do not contain themselves."""
-    if isinstance(schema, list):
-        return [_inline(part, definitions) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _inline(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
-    return {key: _inline(value, definitions) for key, value in schema.items()}

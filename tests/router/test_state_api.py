@@ -91,4 +91,5 @@ async def test_metrics_show_the_nodes(world: World) -> None:
 async def test_the_openapi_page_knows_the_bodies(world: World) -> None:
     page = (await world.http.get("/openapi.json")).json()
     body = page["paths"]["/v1/chat/completions"]["post"]["requestBody"]
-    assert "messages" in body["content"]["application/json"]["schema"]["properties"]
+    assert body["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatBody"}
+    assert "messages" in page["components"]["schemas"]["ChatBody"]["properties"]
