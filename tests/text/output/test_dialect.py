@@ -13,12 +13,10 @@ LLAMA = '{% if tools %}{"name": x, "parameters": y}{% endif %}{{ "ipython" }}'
 class Speaker:
     """A tokenizer with a template and words that are one token each."""
 
-    def __init__(
-        self, template: str = "", words: tuple[str, ...] = (), special: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, template: str = "", words: list[str] | None = None, special: str = "") -> None:
         self.chat_templates = {"default": template} if template else {}
-        self._words = {word: at for at, word in enumerate([*words, *special])}
-        self.special_ids = frozenset(self._words[word] for word in special)
+        self._words = {word: at for at, word in enumerate([*(words or []), special])}
+        self.special_ids = frozenset({self._words[special]})
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [self._words[text]] if text in self._words else [900, 901]
@@ -34,7 +32,7 @@ def test_a_template_shows_how_a_model_speaks(template: str, form: object, reason
 
 
 def test_a_vocabulary_shows_that_a_model_thinks() -> None:
-    assert dialect_of(Speaker("{{ messages }}", words=("<think>",))).thinks
+    assert dialect_of(Speaker("{{ messages }}", words=["<think>"])).thinks
 
 
 def test_what_is_chosen_outranks_what_is_shown() -> None:
@@ -46,12 +44,12 @@ def test_what_is_chosen_outranks_what_is_shown() -> None:
 
 @pytest.mark.parametrize("names", [("other", "auto"), ("auto", "other")])
 def test_a_name_that_is_not_known(names: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match="hermes|qwen3"):
+    with pytest.raises(ConfigError, match="is one of"):
         dialect_of(Speaker(), *names)
 
 
 def test_marks_that_are_special_tokens_stay_in_the_text() -> None:
-    speaker = Speaker(LLAMA, special=("<|python_tag|>", "<|eot_id|>"))
+    speaker = Speaker(LLAMA, special="<|python_tag|>")
     assert dialect_of(speaker).marks == {0}
 
 

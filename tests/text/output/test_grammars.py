@@ -24,10 +24,8 @@ F: dict[str, Any] = {
         "$defs": {"whole": {"type": "integer"}},
     },
 }
-G: dict[str, Any] = {
-    "name": "g-1",
-    "parameters": {"properties": {"a": {"type": "string"}}, "required": ["a"]},
-}
+TEXT = {"properties": {"a": {"type": "string"}}, "required": ["a"]}
+G: dict[str, Any] = {"name": "g-1", "parameters": TEXT}
 ANSWER = Grammar("json_schema", '{"type": "object", "properties": {"x": {"enum": [1]}}, "required": ["x"]}')
 NUMBER = Grammar("regex", r"\d+/\d+")
 
