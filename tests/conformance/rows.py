@@ -13,7 +13,9 @@ from typing import Any
 import httpx
 import openai
 
-AREAS = ("chat", "streams", "tools", "vLLM's", "completions", "responses", "errors", "routes")
+AREAS = (
+    "chat", "streams", "tools", "structured output", "vLLM's", "completions", "responses", "errors", "routes",
+)  # fmt: skip
 MODEL = "SmolLM2-135M-Instruct"
 HI = [{"role": "user", "content": "Say hello."}]
 STORY = "Once upon a time"

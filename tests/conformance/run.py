@@ -32,8 +32,9 @@ FAULTS = (
 )  # fmt: skip
 BEGIN, END = "<!-- conformance: begin -->\n", "<!-- conformance: end -->\n"
 
-if importlib.util.find_spec("router.structured"):  # calls can be forced where models can be held to a grammar
-    from conformance import forced_rows  # noqa: F401
+# A model can be held to a grammar only where there is something that does it.
+if importlib.util.find_spec("router.structured"):
+    from conformance import forced_rows, structured_rows  # noqa: F401
 
 
 def faults(url: str) -> dict[str, str]:

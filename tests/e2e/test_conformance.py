@@ -19,6 +19,7 @@ pytestmark = pytest.mark.e2e
 def found() -> Iterator[dict[str, str]]:
     with Cluster("demo") as running:
         yield faults(running.url)
+        running.until_nothing_is_held()
 
 
 def test_every_row_has_a_name_of_its_own() -> None:
