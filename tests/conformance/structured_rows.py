@@ -31,9 +31,7 @@ def held(server: Server, **extra: Any) -> str:
 accepted(AREA, "response_format: text", "any text", "as documented", response_format={"type": "text"})
 
 
-@row(
-    AREA, "response_format: json_object", "a JSON object", "on one line, so that small models come to an end"
-)
+@row(AREA, "response_format: json_object", "a JSON object", "on one line, so that small models end")
 def json_object(server: Server) -> None:
     (choice,) = server.chat(max_tokens=200, response_format={"type": "json_object"}).choices
     assert choice.message.content.startswith("{")
@@ -93,7 +91,7 @@ def completions(server: Server) -> None:
 
 refused(AREA, "response_format.type", "one of three", "another type", **CHAT, response_format={"type": "xml"})
 refused(AREA, "response_format.json_schema.schema", "a JSON schema", "one that is none", **CHAT,
-        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "text"}}})  # fmt: skip
+        response_format=NAMED | {"json_schema": {"name": "x", "schema": {"type": "a"}}})  # fmt: skip
 refused(AREA, "structured_outputs.regex", "a regular expression", "one that is none", **CHAT,
         structured_outputs={"regex": "("})  # fmt: skip
 refused(AREA, "structured_outputs.regex", "one of them", "two at once", **CHAT,
