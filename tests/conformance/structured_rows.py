@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any
 
-from conformance.rows import HI, Server, accepted, refused, row
+from conformance.rows import HI, MODEL, Server, accepted, refused, row
+from pydantic import BaseModel, Field
 
 AREA = "structured output"
 SCHEMA: dict[str, Any] = {
@@ -81,6 +82,19 @@ def responses(server: Server) -> None:
     form = {"type": "json_schema", "name": "person", "schema": SCHEMA, "strict": True}
     found = server.respond(text={"format": form}, max_output_tokens=64)
     assert json.loads(found.output_text).keys() == {"name", "age"}
+
+
+class Person(BaseModel):
+    name: str = Field(max_length=8)
+    age: int = Field(ge=0, le=99)
+
+
+@row(AREA, "the client's parse helpers", "a model of pydantic", "for chats and responses")
+def helpers(server: Server) -> None:
+    body: Any = {"model": MODEL, "messages": HI, "max_tokens": 64, "response_format": Person}
+    assert server.openai.chat.completions.parse(**body).choices[0].message.parsed is not None
+    body = {"model": MODEL, "input": "Somebody.", "max_output_tokens": 64, "text_format": Person}
+    assert server.openai.responses.parse(**body).output_parsed is not None
 
 
 @row(AREA, "/v1/completions", "response_format has no place there", "taken, as vLLM")
