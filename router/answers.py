@@ -28,31 +28,6 @@ _TYPES = {
 }
 
 
-_NULLABLE = {"anyOf": [{"type": "string"}, {"type": "null"}]}
-_SHAPE = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": _NULLABLE,
-                "code": {"type": "string"},
-            },
-        }
-    },
-}
-
-# For the OpenAPI page: what any route may answer, in one shape.
-DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    status: {"description": kind, "content": {"application/json": {"schema": _SHAPE}}}
-    for status, kind in sorted((_TYPES | {500: "server_error"}).items())
-}
-
-
 class Unauthorised(RequestError):
     code = "invalid_api_key"
     status = 401

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
@@ -20,9 +19,10 @@ from starlette.types import ASGIApp
 
 from pagewire import __version__
 from pagewire.errors import PagewireError, RequestError, RequestFailed, Unavailable
+from router import openapi
 from router.access import Access
 from router.admission import Ticket
-from router.answers import DOCUMENTED, ClientGone, MethodNotAllowed, NoRoute, NotServed, response_of
+from router.answers import ClientGone, MethodNotAllowed, NoRoute, NotServed, response_of
 from router.body import MAX_BODY, read
 from router.chat import chat
 from router.completions import completion
@@ -35,8 +35,7 @@ from router.keys import KeyRing
 from router.not_served import why_not
 from router.prompts import checked, render_chat
 from router.responses.endpoint import respond
-from router.responses.schemas import ResponsesBody
-from router.schemas import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from router.schemas import DetokenizeBody, TokenizeBody
 from router.tool_use import ToolUse, checked_tools
 
 GONE = 499  # nobody sees it but the log: the client hung up first
@@ -50,7 +49,7 @@ def make(
     """The whole application. Without ``keys``, anybody may come in. ``origins``: whose pages may ask from a
     browser. ``live`` None: no dashboard.
     """
-    app = FastAPI(title="pagewire", version=__version__, redoc_url=None, responses=DOCUMENTED)
+    app = FastAPI(title="pagewire", version=__version__, redoc_url=None)
     _generation_routes(app, front)
     _text_routes(app, front)
     _model_routes(app, front)
@@ -58,6 +57,7 @@ def make(
     _error_handlers(app, front)
     if live is not None:
         _dashboard_routes(app, live)
+    openapi.complete(app)
     guarded: ASGIApp = Counting(Access(app, keys), front.service.metrics.http)
     if live is not None:
         guarded = Pages(guarded)
@@ -70,17 +70,17 @@ def make(
 
 
 def _generation_routes(app: FastAPI, front: Front) -> None:
-    @app.post("/v1/chat/completions", openapi_extra=_takes(ChatBody))
+    @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         with _admitted(front, request):
             return await chat(front, request)
 
-    @app.post("/v1/completions", openapi_extra=_takes(CompletionBody))
+    @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         with _admitted(front, request):
             return await completion(front, request)
 
-    @app.post("/v1/responses", openapi_extra=_takes(ResponsesBody))
+    @app.post("/v1/responses")
     async def responses(request: Request) -> Response:
         with _admitted(front, request):
             return await respond(front, request)
@@ -97,7 +97,7 @@ def _admitted(front: Front, request: Request) -> Ticket:
 
 
 def _text_routes(app: FastAPI, front: Front) -> None:
-    @app.post("/tokenize", openapi_extra=_takes(TokenizeBody))
+    @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
         body = await read(request, TokenizeBody)
         front.model(body.model)
@@ -108,7 +108,7 @@ def _text_routes(app: FastAPI, front: Front) -> None:
             {"count": len(tokens), "max_model_len": limit, "tokens": tokens, "token_strs": strings}
         )
 
-    @app.post("/detokenize", openapi_extra=_takes(DetokenizeBody))
+    @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
         body = await read(request, DetokenizeBody)
         front.model(body.model)
@@ -246,22 +246,3 @@ def _error_handlers(app: FastAPI, front: Front) -> None:
     async def fault(request: Request, error: Exception) -> Response:
         """Our own mistake. Starlette raises it again afterwards, and the server logs it."""
         return response_of(PagewireError("fault"))
-
-
-def _takes(model: type[BaseModel]) -> dict[str, Any]:
-    """For the OpenAPI page: the body is read by ``router.body``, which FastAPI does not know."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    definitions = schema.pop("$defs", {})
-    inlined = _inline(schema, definitions)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
-
-
-def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
-    """``schema`` without references: the definitions are few and do not contain themselves."""
-    if isinstance(schema, list):
-        return [_inline(part, definitions) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _inline(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
-    return {key: _inline(value, definitions) for key, value in schema.items()}

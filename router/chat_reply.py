@@ -88,6 +88,11 @@ class ParsedChatReply(ChatReply):
     named: bool = False
     _choices: dict[int, _Choice] = field(default_factory=dict, init=False)
 
+    def opening(self, index: int) -> list[dict[str, Any]]:
+        """There may be no content at all, and then it is null, as in the whole reply."""
+        delta = {"role": "assistant", "content": None}
+        return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}]
+
     @property
     def reasoning_tokens(self) -> int:
         return sum(choice.thought for choice in self._choices.values())

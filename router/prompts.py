@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pagewire.errors import RequestError
-from pagewire.text.chat import render
+from pagewire.text.chat import render, shaped
 from pagewire.text.output.tool_prompt import told
 from router.front import Front
 from router.schemas import ChatBody, CompletionBody, Message, TokenizeBody
@@ -31,12 +31,12 @@ class Prompt:
 def render_chat(front: Front, body: ChatBody | TokenizeBody, messages: list[Message], use: ToolUse) -> str:
     """The text of a conversation. Raises RequestError."""
     more = bool(body.continue_final_message)
-    shaped, tools = [message_of(message) for message in messages], list(use.tools)
+    talk, tools = shaped([message_of(message) for message in messages]), list(use.tools)
     if not front.dialect.shown and front.dialect.calls is not None:
-        shaped, tools = told(shaped, tools, front.dialect.calls), []
+        talk, tools = told(talk, tools, front.dialect.calls), []
     return render(
         front.tokenizer,
-        shaped,
+        talk,
         add_generation_prompt=not more if body.add_generation_prompt is None else body.add_generation_prompt,
         continue_final_message=more,
         tools=tools or None,
@@ -66,13 +66,13 @@ def template_kwargs(body: ChatBody | TokenizeBody) -> dict[str, bool | int | flo
 
 def message_of(message: Message) -> dict[str, Any]:
     """A message for the template, which knows no developers, and one name for what the model thought."""
-    shaped = message.model_dump(exclude_none=True)
+    plain = message.model_dump(exclude_none=True)
     if message.role == "developer":
-        shaped["role"] = "system"
-    thought = shaped.pop("reasoning", None)
+        plain["role"] = "system"
+    thought = plain.pop("reasoning", None)
     if isinstance(thought, str):
-        shaped.setdefault("reasoning_content", thought)
-    return shaped
+        plain.setdefault("reasoning_content", thought)
+    return plain
 
 
 def prompts_of(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:

@@ -13,13 +13,16 @@ from pagewire.errors import RequestError
 
 @contextmanager
 def renaming(names: Mapping[str, str]) -> Iterator[None]:
-    """A RequestError about a field in ``names`` goes on as one about what that is called there."""
+    """A RequestError about a field in ``names``, or about a part of it, goes on as one about what that is
+    called there. The longest name counts.
+    """
     try:
         yield
     except RequestError as error:
-        name = (error.param or "").partition(".")[0].partition("[")[0]
-        if name in names:
+        for name in sorted(names, key=len, reverse=True):
             rest = (error.param or "").removeprefix(name)
-            error.args = (str(error).replace(name, names[name], 1),)
-            error.param = names[name] + rest
+            if (error.param or "").startswith(name) and rest[:1] in ("", ".", "["):
+                error.args = (str(error).replace(name, names[name], 1),)
+                error.param = names[name] + rest
+                break
         raise

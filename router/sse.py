@@ -55,6 +55,7 @@ class EventStream(Response):
     """
 
     media_type = "text/event-stream"
+    last = b"data: [DONE]\n\n"
 
     def __init__(
         self,
@@ -99,13 +100,16 @@ class EventStream(Response):
         self.headers.update(self._late_headers())
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
-            await self._send(send, _encode(first))
+            await self._send(send, self._encoded(first))
             async for chunks in self._events:
-                await self._send(send, _encode(chunks))
-            last = b"data: [DONE]\n\n"
+                await self._send(send, self._encoded(chunks))
+            last = self.last
         except PagewireError as error:
             last = _encode([body_of(error)])
         await self._send(send, last, more=False)
+
+    def _encoded(self, chunks: list[dict[str, Any]]) -> bytes:
+        return _encode(chunks)
 
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
         self._sending_since = asyncio.get_running_loop().time()

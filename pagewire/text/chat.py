@@ -52,7 +52,7 @@ def render(
             "continue_final_message and add_generation_prompt exclude each other",
             param="continue_final_message",
         )
-    talk = _messages(messages)
+    talk = shaped(messages)
     if continue_final_message:
         talk[-1] = _left_open(talk[-1])
     variables = {
@@ -74,8 +74,11 @@ def _source(templates: dict[str, str], tools: list[dict[str, Any]] | None) -> st
     return source
 
 
-def _messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Copies in the shape that templates expect: content as one string, tool arguments as objects."""
+def shaped(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Copies in the shape that templates expect: content as one string, tool arguments as objects.
+
+    Raises RequestError with the place of what cannot be.
+    """
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages must be a list of at least one message", param="messages")
     return [_message(message, f"messages[{at}]") for at, message in enumerate(messages)]
@@ -119,7 +122,7 @@ def _tool_call(call: Any, where: str) -> Any:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments) if arguments else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"{where}.function.arguments is not JSON", param=where) from error
     return {**call, "function": {**function, "arguments": arguments}}
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Send
 
 from pagewire.errors import PagewireError
 from pagewire.text.output.parser import OutputParser
@@ -134,17 +133,10 @@ class NamedEvents(EventStream):
     how it ended, and there is no ``[DONE]``.
     """
 
-    async def _run(self, send: Send) -> None:
-        first = await anext(self._events)
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await self._send(send, _named(first))
-        async for events in self._events:
-            await self._send(send, _named(events))
-        await self._send(send, b"", more=False)
+    last = b""
 
-
-def _named(events: list[dict[str, Any]]) -> bytes:
-    return b"".join(
-        f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
-        for event in events
-    )
+    def _encoded(self, chunks: list[dict[str, Any]]) -> bytes:
+        return b"".join(
+            f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
+            for event in chunks
+        )

@@ -175,6 +175,16 @@ async def test_calls_and_results_of_before_are_in_the_prompt(world: World) -> No
     assert "half past two" in prompt(world)
 
 
+@pytest.mark.parametrize(
+    "call", [5, {}, {"function": 5}, {"function": {"name": "f", "arguments": "{"}},
+             {"function": {"name": "f", "arguments": "[" * 100_000}}]
+)  # fmt: skip
+async def test_a_call_of_before_that_is_none_is_refused(world: World, call: object) -> None:
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
+    reply = await world.post(CHAT, messages=messages)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "messages[1].tool_calls[0]")
+
+
 # --- calls that must be made --------------------------------------------------------------------------------
 
 

@@ -16,11 +16,14 @@ _BLANKS = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ?",
 
 def after_thinking(grammar: Grammar, *, opened: bool) -> Grammar:
     """``grammar`` once the model has thought. ``opened``: the prompt has begun that; else it is optional."""
-    if opened:
-        rules = f'start: thought answer\nthought[suffix="{CLOSE}"]: /(?s:.*)/\n'
-    else:
-        rules = f'start: thought? answer\nthought[suffix="{CLOSE}"]: /{OPEN}(?s:.*)/\n'
-    return Grammar("lark", f"{rules}answer: /\\s*/ inner\ninner: {_inside(grammar)}\n")
+    start, begin = ("thought gap answer", "") if opened else ("(thought gap)? answer", OPEN)
+    rules = [
+        f"start: {start}",
+        f'thought[suffix="{CLOSE}"]: /{begin}(?s:.*)/',
+        r"gap: /[ \n]{0,2}/",
+        f"answer: {_inside(grammar)}",
+    ]
+    return Grammar("lark", "\n".join(rules) + "\n")
 
 
 def either(one: Grammar, other: Grammar) -> Grammar:

@@ -18,7 +18,9 @@ To call one, write its name and its arguments in this form, and nothing else:
 
 
 def told(messages: list[dict[str, Any]], tools: list[dict[str, Any]], form: Format) -> list[dict[str, Any]]:
-    """``messages`` with ``tools`` in the first, and with calls and results in plain messages."""
+    """``messages``, in the shape of ``pagewire.text.chat.shaped``, with ``tools`` in the first and with calls
+    and results in plain messages.
+    """
     plain = [_plain(message, form) for message in messages]
     if not tools:
         return plain
@@ -26,36 +28,19 @@ def told(messages: list[dict[str, Any]], tools: list[dict[str, Any]], form: Form
         tools="\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools),
         example=written(form, "NAME", "{...}"),
     )
-    system = _text(plain[0].get("content")) if plain and plain[0]["role"] == "system" else None
-    if system is not None:
-        return [{**plain[0], "content": f"{system}\n\n{words}"}, *plain[1:]]
+    if plain[0]["role"] == "system" and plain[0].get("content"):
+        return [{**plain[0], "content": f"{plain[0]['content']}\n\n{words}"}, *plain[1:]]
     return [{"role": "system", "content": words}, *plain]
 
 
 def _plain(message: dict[str, Any], form: Format) -> dict[str, Any]:
-    words = _text(message.get("content"))
-    if message["role"] == "tool" and words is not None:
-        return {"role": "user", "content": f"The function returned:\n{words}"}
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list) or not calls:
+    if message["role"] == "tool":
+        return {"role": "user", "content": f"The function returned:\n{message.get('content') or ''}"}
+    if not message.get("tool_calls"):
         return message
-    said = [words] if words else []
-    text = "\n".join([*said, *(_called(call, form) for call in calls)])
-    return {"role": message["role"], "content": text}
-
-
-def _called(call: Any, form: Format) -> str:
-    """What is no call is told by the template's own check."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict):
-        return ""
-    return written(form, str(function.get("name")), str(function.get("arguments") or "{}"))
-
-
-def _text(content: Any) -> str | None:
-    """None if it is no text: the template's own check will say so."""
-    if not isinstance(content, list):
-        return content if isinstance(content, str) else None
-    parts = [part.get("text") if isinstance(part, dict) else None for part in content]
-    texts = [part for part in parts if isinstance(part, str)]
-    return "\n".join(texts) if len(texts) == len(parts) else None
+    calls = [
+        written(form, str(function.get("name")), json.dumps(function["arguments"] or {}, ensure_ascii=False))
+        for function in (call["function"] for call in message["tool_calls"])
+    ]
+    said = [message["content"]] if message.get("content") else []
+    return {"role": message["role"], "content": "\n".join([*said, *calls])}
