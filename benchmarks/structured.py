@@ -140,7 +140,7 @@ def _gaps(url: str, tokens: int = 400) -> list[float]:
 def _show_gaps(name: str, found: list[float]) -> dict[str, float]:
     cuts = statistics.quantiles(found, n=100)
     told = {"p50": cuts[49], "p99": cuts[98], "max": max(found)}
-    print(f"  {name:<28}" + "  ".join(f"{key} {value:7.1f} ms" for key, value in told.items()))
+    print(f"  {name:<34}" + "  ".join(f"{key} {value:7.1f} ms" for key, value in told.items()))
     return told
 
 
