@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 import httpx
 from jsonschema import Draft202012Validator
 
-from benchmarks.structured_cases import HOSTILE, UNBOUNDED, Schema, growing
+from benchmarks.structured_cases import HOSTILE, UNBOUNDED, Case, Schema, growing
 from benchmarks.structured_cost import masks, steps
 
 ROOM = 1024  # tokens of an answer
 WANTED_S = 2.0  # in which a hostile grammar is answered
+HARMLESS: list[Case] = [("nothing special", {}) for _ in HOSTILE]
 BAR = "-" * 100
 
 
@@ -100,13 +101,13 @@ def verdict(asked: Asked, answer: Answer) -> str:
     return "valid" if Draft202012Validator(asked.schema).is_valid(value) else f"invalid ({answer.finish})"
 
 
-def hostile(url: str) -> list[dict[str, Any]]:
-    """Each with what it was told and how long that took; those that are served, to the end of 64 tokens."""
+def ask_all(url: str, cases: list[Case]) -> list[dict[str, Any]]:
+    """One after the other: what each was told, and how long that took, 8 tokens included if it is served."""
     rows = []
     with httpx.Client(timeout=60) as client:
-        for name, fields in HOSTILE:
+        for name, fields in cases:
             hello = [{"role": "user", "content": "Hi"}]
-            body = {"messages": hello, "max_tokens": 64, "temperature": 0, **fields}
+            body = {"messages": hello, "max_tokens": 8, "temperature": 0, **fields}
             began = time.perf_counter()
             reply = client.post(f"{url}/v1/chat/completions", json=body)
             took = time.perf_counter() - began
@@ -116,8 +117,16 @@ def hostile(url: str) -> list[dict[str, Any]]:
     return rows
 
 
-def gaps(url: str, tokens: int = 400) -> list[float]:
-    """Milliseconds between the pieces of a stream that asks for nothing special."""
+def gaps(url: str, beside: list[Case]) -> list[float]:
+    """Milliseconds between the pieces of a stream, while somebody asks for ``beside`` again and again."""
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(_gaps, url)
+        while beside and not stream.done():
+            ask_all(url, beside)
+        return stream.result()
+
+
+def _gaps(url: str, tokens: int = 400) -> list[float]:
     body = {"prompt": "Once upon a time", "max_tokens": tokens, "ignore_eos": True, "stream": True}
     times = []
     with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=600) as reply:
@@ -131,7 +140,7 @@ def gaps(url: str, tokens: int = 400) -> list[float]:
 def _show_gaps(name: str, found: list[float]) -> dict[str, float]:
     cuts = statistics.quantiles(found, n=100)
     told = {"p50": cuts[49], "p99": cuts[98], "max": max(found)}
-    print(f"  {name:<28}" + "  ".join(f"{key} {value:7.1f} ms" for key, value in told.items()))
+    print(f"  {name:<34}" + "  ".join(f"{key} {value:7.1f} ms" for key, value in told.items()))
     return told
 
 
@@ -160,17 +169,15 @@ def main() -> None:
     told["masks"], told["steps"] = masks(options.model), steps(options.model)
 
     print(BAR)
-    print("hostile grammars, beside somebody else's stream")
-    quiet = _show_gaps("the stream by itself", gaps(url))
-    with ThreadPoolExecutor(1) as pool:
-        beside = pool.submit(gaps, url)
-        rows = hostile(url)
-        while not beside.done():
-            hostile(url)
+    print("hostile grammars")
+    rows = ask_all(url, HOSTILE)
     for row in rows:
         print(f"  {row['name']:<34}{row['status']}  {1e3 * row['s']:7.0f} ms  {row['said'][:70]}")
-    told["gaps"] = {"alone": quiet, "beside": _show_gaps("the stream beside them", beside.result())}
-    told["hostile"] = rows
+    told["hostile"], told["gaps"] = rows, {}
+    for name, cases in (("alone", []), ("beside hostile", HOSTILE), ("beside harmless", HARMLESS)):
+        told["gaps"][name] = _show_gaps(
+            f"a stream {name} requests" if cases else "a stream alone", gaps(url, cases)
+        )
     late = [row["name"] for row in rows if row["s"] > WANTED_S]
     refused = sum(row["status"] == 400 for row in rows)
     print(

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from test_http_errors import fault
 
 from pagewire.errors import RequestError
+from pagewire.messages import Epoch, Failed, NodeId, RequestId
 from pagewire.sampling import Grammar
+from router.failures import error_of
 from router.schemas import CompletionBody
 from router.structured import MAX_CHOICES, MAX_DEPTH, MAX_REGEX, MAX_TEXT, grammar_of, param_of
 
@@ -131,6 +133,15 @@ def outcome(field: str, value: dict[str, Any]) -> str:
 def test_anything_is_a_grammar_or_an_error_with_a_path(value: dict[str, Any]) -> None:
     for field in ("response_format", "structured_outputs"):
         assert outcome(field, value).startswith(field)
+
+
+def test_what_became_too_complex_on_a_node_is_the_clients_to_change() -> None:
+    failed = Failed(
+        NodeId("d"), Epoch("e"), RequestId("r"), 1, "grammar_failed", "it cannot be followed", False
+    )
+    error = error_of(failed)
+    assert isinstance(error, RequestError)
+    assert (error.status, error.code, str(error)) == (400, "grammar_failed", "it cannot be followed")
 
 
 async def test_nodes_are_told(world: World) -> None:
