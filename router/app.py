@@ -58,15 +58,13 @@ def make(
     if live is not None:
         _dashboard_routes(app, live)
     openapi.complete(app)
-    guarded: ASGIApp = Counting(Access(app, keys), front.service.metrics.http)
-    if live is not None:
-        guarded = Pages(guarded)
-    if not origins:
-        return guarded
-    # Outside: a browser asks whether it may send a key before it sends it.
-    return CORSMiddleware(
-        guarded, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=600
-    )
+    guarded: ASGIApp = Access(app, keys)
+    if origins:  # outside: a browser asks whether it may send a key before it sends it
+        guarded = CORSMiddleware(
+            guarded, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=600
+        )
+    counted = Counting(guarded, front.service.metrics.http)
+    return counted if live is None else Pages(counted)
 
 
 def _generation_routes(app: FastAPI, front: Front) -> None:

@@ -94,6 +94,10 @@ class ParsedChatReply(ChatReply):
         return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}]
 
     @property
+    def only_text(self) -> bool:
+        return False
+
+    @property
     def reasoning_tokens(self) -> int:
         return sum(choice.thought for choice in self._choices.values())
 

@@ -6,7 +6,7 @@ no node.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from router.replies import Reply, usage_of
 from router.requests import Generation
 from router.schemas import GenerationBody
 from router.served_by import served_by
-from router.sse import EventStream, unless_gone
+from router.sse import EventStream, TextEvent, event, unless_gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,33 +126,52 @@ async def _whole(generation: Generation, asked: Asked, reply: Reply) -> dict[str
     return body
 
 
-async def _stream(
-    generation: Generation, asked: Asked, reply: Reply
-) -> AsyncGenerator[list[dict[str, Any]], None]:
-    """Lists of chunks, each as soon as there is something to tell."""
-    opened = set[int]()
+async def _stream(generation: Generation, asked: Asked, reply: Reply) -> AsyncGenerator[bytes, None]:
+    """Chunks, each as soon as there is something to tell."""
+    texts: dict[int, TextEvent | None] = {}  # by choices whose stream has begun
     try:
         while deltas := await generation.feed.take():
             _share_prompts(generation, reply)
-            choices: list[dict[str, Any]] = []
-            for delta in deltas:
-                if delta.index not in opened:
-                    opened.add(delta.index)
-                    choices += reply.opening(delta.index)
-                if (choice := reply.chunk(_muted(delta) if asked.mute else delta)) is not None:
-                    choices.append(choice)
-            if choices:
-                yield [_chunk(generation, asked, reply, [choice]) for choice in choices]
+            if events := [told for delta in deltas for told in _told(generation, asked, reply, texts, delta)]:
+                yield b"".join(events)
         if asked.usage or generation.members[0].wants_timing:
-            yield [_last(generation, asked, reply)]
+            yield event(_last(generation, asked, reply))
     finally:
         generation.cancel()
 
 
-def _chunk(
-    generation: Generation, asked: Asked, reply: Reply, choices: list[dict[str, Any]]
-) -> dict[str, Any]:
-    chunk = reply.frame(choices, chunk=True)
+def _told(
+    generation: Generation, asked: Asked, reply: Reply, texts: dict[int, TextEvent | None], delta: Delta
+) -> Iterator[bytes]:
+    """The chunks of one delta. Most have nothing new but a text."""
+    index = delta.index
+    if index not in texts:
+        texts[index] = _text_event(generation, asked, reply, index)
+        for choice in reply.opening(index):
+            yield event(_chunk(generation, asked, reply, choice))
+    elif (text_event := texts[index]) is not None and not delta.finish:
+        if delta.text:
+            yield text_event(delta.text)
+        return
+    if (shown := reply.chunk(_muted(delta) if asked.mute else delta)) is not None:
+        yield event(_chunk(generation, asked, reply, shown))
+
+
+def _text_event(generation: Generation, asked: Asked, reply: Reply, index: int) -> TextEvent | None:
+    """None where chunks say more than a text."""
+    if not reply.only_text or asked.running_usage or asked.mute:
+        return None
+
+    def example(text: str) -> dict[str, Any]:
+        choice = reply.chunk(Delta(index, text))
+        assert choice is not None
+        return _chunk(generation, asked, reply, choice)
+
+    return TextEvent(example)
+
+
+def _chunk(generation: Generation, asked: Asked, reply: Reply, choice: dict[str, Any]) -> dict[str, Any]:
+    chunk = reply.frame([choice], chunk=True)
     if asked.usage:
         chunk["usage"] = _usage(generation, asked, reply) if asked.running_usage else None
     return chunk

@@ -69,6 +69,11 @@ class Reply(ABC):
         return self.about.prompt_top is not None
 
     @property
+    def only_text(self) -> bool:
+        """True if a chunk that does not end its choice has a text in it, and else is like all others."""
+        return self.about.logprobs is None and not self.about.token_ids
+
+    @property
     def reasoning_tokens(self) -> int:
         """Of what was given so far."""
         return 0

@@ -1,6 +1,6 @@
 """Replies that take a while: waiting for them, streaming them, and noticing that the client has gone.
 
-Knows ASGI and server-sent events; knows no token. A client that does not read its stream is hung up on.
+Knows ASGI and server-sent events; knows no token. ``router.connection`` hangs up on clients that do not read.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from pagewire.errors import PagewireError
 from router.answers import ClientGone, body_of
 
-SEND_S = 30.0  # a client that takes nothing for so long is gone
-LOOK_S = 1.0  # how often that is looked at: a timer for each chunk would cost as much as the chunk
+DONE = b"data: [DONE]\n\n"
+_MARK = "\ue000text\ue000"  # private use: no other word of ours holds it
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -47,79 +47,66 @@ async def _hang_up(receive: Receive) -> None:
 
 
 class EventStream(Response):
-    """Sends what ``events`` yields, each as one ``data:`` event, and ``[DONE]`` after the last.
+    """Sends what ``events`` yields, each of one event or more, and ``last`` behind it.
 
     Nothing is sent before the first event is there, so that an error until then is an HTTP error. One that
-    comes later is the last event, and there is no ``[DONE]``. ``headers`` gives those that are known only
-    then.
+    comes later is the last event. ``headers`` gives those that are known only with the first event.
     """
 
     media_type = "text/event-stream"
-    last = b"data: [DONE]\n\n"
 
     def __init__(
         self,
-        events: AsyncGenerator[list[dict[str, Any]], None],
+        events: AsyncGenerator[bytes, None],
         headers: Callable[[], Mapping[str, str]] = dict,
+        last: bytes = DONE,
     ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._late_headers = headers
-        self._sending_since: float | None = None  # on the loop's clock
+        self._last = last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_gone(receive, self._patiently(send))
-        except (ClientGone, TimeoutError):
+            await unless_gone(receive, self._run(send))
+        except ClientGone:
             return  # without a last chunk: the server closes the connection
         finally:
             await self._events.aclose()
-
-    async def _patiently(self, send: Send) -> None:
-        """Raises TimeoutError if one send takes ``SEND_S``, or up to ``LOOK_S`` more."""
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle
-
-        def look() -> None:
-            nonlocal timer
-            timer = loop.call_later(LOOK_S, look)
-            if self._sending_since is not None and loop.time() - self._sending_since >= SEND_S:
-                timer.cancel()
-                limit.reschedule(loop.time())
-
-        timer = loop.call_later(LOOK_S, look)
-        try:
-            async with asyncio.timeout(None) as limit:
-                await self._run(send)
-        finally:
-            timer.cancel()
 
     async def _run(self, send: Send) -> None:
         first = await anext(self._events)
         self.headers.update(self._late_headers())
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        last = self._last
         try:
-            await self._send(send, self._encoded(first))
-            async for chunks in self._events:
-                await self._send(send, self._encoded(chunks))
-            last = self.last
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for events in self._events:
+                await send({"type": "http.response.body", "body": events, "more_body": True})
         except PagewireError as error:
-            last = _encode([body_of(error)])
-        await self._send(send, last, more=False)
-
-    def _encoded(self, chunks: list[dict[str, Any]]) -> bytes:
-        return _encode(chunks)
-
-    async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
-        self._sending_since = asyncio.get_running_loop().time()
-        await send({"type": "http.response.body", "body": body, "more_body": more})
-        self._sending_since = None
+            last = event(body_of(error))
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
-def _encode(chunks: list[dict[str, Any]]) -> bytes:
-    return b"".join(b"data: " + _dumps(chunk) + b"\n\n" for chunk in chunks)
+class TextEvent:
+    """An event that is told again and again with another text in it: what does not change is spelled once."""
+
+    __slots__ = ("_after", "_before")
+
+    def __init__(self, example: Callable[[str], dict[str, Any]]) -> None:
+        """``example`` gives the event for a text, which it holds once."""
+        self._before, self._after = event(example(_MARK)).split(_spelled(_MARK))
+
+    def __call__(self, text: str) -> bytes:
+        return self._before + _spelled(text) + self._after
 
 
-def _dumps(value: dict[str, Any]) -> bytes:
-    return _JSON.encode(value).encode()
+def event(value: dict[str, Any], name: str = "") -> bytes:
+    """``value`` as an event, whose type has a line of its own if it has a ``name``."""
+    data = b"data: " + _JSON.encode(value).encode() + b"\n\n"
+    return f"event: {name}\n".encode() + data if name else data
+
+
+def _spelled(text: str) -> bytes:
+    return _JSON.encode(text).encode()

@@ -6,11 +6,11 @@ Knows how a chat is prepared and computed, and the response around its output; k
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -33,7 +33,8 @@ from router.responses.output import Output
 from router.responses.response import Frame, usage_of
 from router.responses.schemas import ResponsesBody
 from router.responses.translate import LOGPROBS, NAMES, chat_of
-from router.sse import EventStream, unless_gone
+from router.served_by import served_by
+from router.sse import EventStream, event, unless_gone
 
 
 async def respond(front: Front, request: Request) -> Response:
@@ -47,9 +48,10 @@ async def respond(front: Front, request: Request) -> Response:
     shaping = Shaping(front, turn, frame)
     generation = begin(front, request, asked, name)
     if asked.stream:
-        return NamedEvents(_events(generation, shaping))
+        return EventStream(_events(generation, shaping), partial(served_by, generation), last=b"")
     try:
-        return JSONResponse(await unless_gone(request.receive, _whole(generation, shaping)))
+        whole = await unless_gone(request.receive, _whole(generation, shaping))
+        return JSONResponse(whole, headers=served_by(generation))
     finally:
         generation.cancel()
 
@@ -96,13 +98,16 @@ async def _whole(generation: Generation, shaping: Shaping) -> dict[str, Any]:
     return shaping.response(generation)
 
 
-async def _events(generation: Generation, shaping: Shaping) -> AsyncGenerator[list[dict[str, Any]], None]:
-    """Lists of events, each as soon as there is something to tell; the first when there is a token."""
+async def _events(generation: Generation, shaping: Shaping) -> AsyncGenerator[bytes, None]:
+    """Events, each as soon as there is something to tell; the first when there is a token. The last one says
+    how it ended, and there is no ``[DONE]``.
+    """
     numbers = itertools.count()
     try:
         async with aclosing(_unnumbered(generation, shaping)) as lists:
             async for events in lists:
-                yield [{**event, "sequence_number": next(numbers)} for event in events]
+                numbered = ({**one, "sequence_number": next(numbers)} for one in events)
+                yield b"".join(event(one, one["type"]) for one in numbered)
     finally:
         generation.cancel()
 
@@ -114,7 +119,7 @@ async def _unnumbered(generation: Generation, shaping: Shaping) -> AsyncGenerato
     yield [told("created", frame.started()), told("in_progress", frame.started())]
     try:
         while deltas:
-            if events := [event for delta in deltas for event in shaping.take(delta)]:
+            if events := [found for delta in deltas for found in shaping.take(delta)]:
                 yield events
             deltas = await generation.feed.take()
     except PagewireError as error:
@@ -126,17 +131,3 @@ async def _unnumbered(generation: Generation, shaping: Shaping) -> AsyncGenerato
 
 def told(status: str, response: dict[str, Any]) -> dict[str, Any]:
     return {"type": f"response.{status}", "response": response}
-
-
-class NamedEvents(EventStream):
-    """Events that say their type in a line of their own, as OpenAI's newer API has them; the last one says
-    how it ended, and there is no ``[DONE]``.
-    """
-
-    last = b""
-
-    def _encoded(self, chunks: list[dict[str, Any]]) -> bytes:
-        return b"".join(
-            f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n".encode()
-            for event in chunks
-        )
