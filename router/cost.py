@@ -21,7 +21,8 @@ from router.fleet import Node
 from router.ledger import Ledger
 
 HORIZON = 32  # tokens of an answer whose delay counts: what one more sequence costs, and costs the others
-BEHIND = 0.5  # of the time that a prompt takes: whoever comes next waits for it
+BEHIND = 0.5  # of the time that a prompt takes, for each that is there: as many will come and wait for it
+MOST_BEHIND = 8
 HIDDEN = 0.2  # of the work on bytes that travel while the prompt is read: it is not waited for, and not free
 REPORTED_S = 2.0  # after which a node's report has what it was sent: a heartbeat, and a step that was long
 FULL_MS = 10_000.0  # that a decode node takes to make all its room free, roughly
@@ -71,7 +72,7 @@ class Costs:
         costs = []
         for prefill in prefills:
             reading = self.reading_ms(prompt, prefill)
-            before = self.queue_ms(prefill) + reading * (1 + BEHIND)
+            before = self.queue_ms(prefill) + reading * (1 + self.behind(prefill))
             sending = [self.sending_ms(prefill, new, reading) for new in lacking]
             costs.append([before + moved + written for moved, written in zip(sending, writing, strict=True)])
         return costs
@@ -96,6 +97,11 @@ class Costs:
         ours = min(ledger.unread[peer], reported + ledger.unread_since(peer, self.now - REPORTED_S))
         others = max(0, reported - ledger.prefilling[peer])
         return (ours + others) * self._rates(node).read_token_ms
+
+    def behind(self, node: Node) -> float:
+        """What reading costs those who come later, beside itself: the more, the longer there is a queue."""
+        there = max(node.load.waiting, self.ledger.reading(node.peer))
+        return BEHIND * (1 + min(MOST_BEHIND, there))
 
     def reading_ms(self, prompt: Prompt, node: Node) -> float:
         rates, new = self._rates(node), prompt.new(node)

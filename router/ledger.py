@@ -69,6 +69,10 @@ class Ledger:
             _add(self.prefilling, entry.prefill, -entry.prompt)
             _add(self.unread, entry.prefill, -entry.unread)
 
+    def reading(self, peer: Peer) -> int:
+        """How many prompts are at ``peer`` to be read."""
+        return len(self._reading.get(peer, ()))
+
     def unread_since(self, peer: Peer, when: float) -> int:
         """Of ``unread``, what was sent after ``when``."""
         total = 0

@@ -57,7 +57,7 @@ class Placing:
         self._metrics.placed.labels(pair.why.reason).inc()
         if self._looks:
             for peer in dict.fromkeys(link):
-                self.index.foresee(now, peer, self._foreseen(query, peer))
+                self.index.foresee(now, peer, self._foreseen(query, peer), pair.why.ttft_ms / 1000)
 
     def handed(self, request: str, attempt: int) -> None:
         self.ledger.handed(request, attempt)

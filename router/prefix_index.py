@@ -5,16 +5,16 @@ knows no prompt and no score. A label names a whole beginning, so that one dict 
 run of labels from the first on that a node holds is what it need not compute.
 
 A prompt that was just sent somewhere will lie there soon. Its labels are *foreseen* until the node tells of
-them, or for ``FORESEEN_S``: of two requests that begin alike, in one instant, the second can follow the
-first.
+them, or until ``FORESEEN_S`` after they should be there: of two requests that begin alike, in one instant,
+the second can follow the first.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from pagewire.mailbox import Peer
@@ -23,7 +23,7 @@ from pagewire.page_chain import unpack
 
 FORESEEN_S = 10.0
 ASK_AGAIN_S = 5.0  # a node that did not answer is asked once more
-MAX_FORESEEN = 1 << 16  # labels that are expected at once: the oldest are given up for new ones
+MAX_FORESEEN = 1 << 16  # labels that are expected at once: the first to end are given up for new ones
 MAX_PAGES = 1 << 22  # labels of all nodes together; what goes beyond is not remembered
 
 
@@ -54,7 +54,7 @@ class PrefixIndex:
     def __init__(self) -> None:
         self._nodes: dict[Peer, _Known] = {}
         self._holders: dict[bytes, int] = {}  # label -> the bits of those that hold it
-        self._foreseen: deque[_Foreseen] = deque()  # in the order of their end
+        self._foreseen: list[_Foreseen] = []  # a heap: the first to end is in front
         self._entries = 0
 
     def __len__(self) -> int:
@@ -99,22 +99,23 @@ class PrefixIndex:
         silent = [k for k in self._nodes.values() if k.next == 0 and now - k.heard >= ASK_AGAIN_S]
         return [(known.peer, self._ask(now, known)) for known in silent]
 
-    def foresee(self, now: float, peer: Peer, labels: Iterable[bytes]) -> None:
-        """A prompt of these labels is on its way to ``peer``."""
+    def foresee(self, now: float, peer: Peer, labels: Iterable[bytes], in_s: float = 0.0) -> None:
+        """A prompt of these labels is on its way to ``peer``, which should have read it ``in_s`` from now."""
         self.expire(now)
+        until = now + in_s + FORESEEN_S
         if (known := self._nodes.get(peer)) is None:
             return
         for label in labels:
             if known.pages.get(label) == math.inf:
                 continue
             if len(self._foreseen) >= MAX_FORESEEN:
-                self._give_up(self._foreseen.popleft())
-            self._put(known, label, now + FORESEEN_S)
-            self._foreseen.append(_Foreseen(now + FORESEEN_S, peer, label))
+                self._give_up(heappop(self._foreseen))
+            self._put(known, label, until)
+            heappush(self._foreseen, _Foreseen(until, peer, label))
 
     def expire(self, now: float) -> None:
         while self._foreseen and self._foreseen[0].until <= now:
-            self._give_up(self._foreseen.popleft())
+            self._give_up(heappop(self._foreseen))
 
     # --- the question ---------------------------------------------------------------------------------------
 

@@ -136,6 +136,17 @@ def test_what_the_node_tells_outlives_what_was_foreseen() -> None:
     assert here.match(prompt(1, 2)) == {A: SIZE}
 
 
+def test_what_waits_in_a_queue_is_foreseen_for_longer() -> None:
+    here = index(A)
+    here.foresee(0.0, A, [label(1)], in_s=60.0)
+    here.foresee(1.0, A, [label(2)])
+    here.expire(1.0 + FORESEEN_S)
+    assert here.match(prompt(1)) == {A: SIZE}
+    assert here.match(prompt(2)) == {}
+    here.expire(60.0 + FORESEEN_S)
+    assert len(here) == 0
+
+
 def test_what_is_foreseen_again_lives_on() -> None:
     here = index(A)
     here.foresee(0.0, A, [label(1)])
@@ -150,7 +161,7 @@ def test_no_node_fills_the_memory_of_the_router() -> None:
     assert len(here) == 8
 
 
-def test_the_oldest_that_is_foreseen_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_to_end_of_what_is_foreseen_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_index, "MAX_FORESEEN", 2)
     here = index(A)
     here.foresee(0.0, A, [label(1), label(2), label(3)])

@@ -50,6 +50,14 @@ def test_and_not_one_that_is_longer() -> None:
     assert chosen.prefill is node(here, "prefill-0")
 
 
+def test_where_many_wait_work_that_is_saved_counts_for_more() -> None:
+    here = fleet(*FOUR)
+    report(here, "prefill-0", MEASURED, queued_tokens=8000, waiting=8)
+    report(here, "prefill-1", MEASURED, queued_tokens=10_000, waiting=8)
+    chosen = by_cost(scene(here, prefill_1=800), couples(here))
+    assert chosen.prefill is node(here, "prefill-1")
+
+
 def test_what_was_just_sent_there_counts() -> None:
     here, ledger = fleet(*FOUR), Ledger()
     first = by_cost(scene(here, ledger=ledger), couples(here))
