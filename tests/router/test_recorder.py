@@ -10,7 +10,7 @@ from conftest import World
 from router_stubs import peer
 
 from pagewire import timeline
-from pagewire.messages import PREFILL, Spans, Tokens
+from pagewire.messages import DECODE, PREFILL, Spans, Tokens
 from router.finished import NOBODY, Finished, Segment
 from router.recorder import LINGER_S
 
@@ -49,17 +49,29 @@ async def test_the_tenant_is_a_name_that_is_not_the_key(locked: World) -> None:
 
 
 async def test_what_comes_after_the_answer_is_waited_for(world: World) -> None:
-    found, prefill = told(world), peer("prefill-0")
+    found = told(world)
     world.cluster.mute = True
     await world.chat(stream=True)
     assert found == []
-    request = world.cluster.requests()[0]
+    request = world.cluster.requests()[0].request
+    prefill, decode = peer("prefill-0"), peer("decode-0")
     ms = {timeline.PREFILL_COMPUTE: 2.0, timeline.TRANSFER_EXPOSED: 3.0}
-    spans = Spans(request.request, 0, prefill.node, PREFILL, 7, ms, {timeline.TRANSFER_BYTES: 640})
-    world.cluster.say(prefill, Tokens(prefill.node, prefill.epoch, [], [spans]))
-    async with asyncio.timeout(5 + LINGER_S):
-        await world.until(lambda: found)
+    late = Spans(request, 0, prefill.node, PREFILL, 7, ms, {timeline.TRANSFER_BYTES: 640})
+    first = Spans(request, 0, decode.node, DECODE, 8, {timeline.FIRST_STEP: 1.0}, {})
+    world.cluster.say(decode, Tokens(decode.node, decode.epoch, [], [first]))
+    world.cluster.say(prefill, Tokens(prefill.node, prefill.epoch, [], [late]))
+    await world.until(lambda: found)
     assert (found[0].exposed_ms, found[0].handoff_bytes) == (3.0, 640)
+
+
+async def test_what_never_comes_is_not_waited_for_for_ever(world: World) -> None:
+    found, recorder = told(world), world.service.requests.recorder
+    world.cluster.mute = True
+    await world.chat(stream=True)
+    recorder.tick(world.service.clock() + LINGER_S / 2)
+    assert found == []
+    recorder.tick(world.service.clock() + LINGER_S)
+    assert [request.exposed_ms for request in found] == [None]
 
 
 async def test_a_client_that_leaves_is_told_as_such(world: World) -> None:
