@@ -14,9 +14,9 @@ import socket
 import struct
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 16 << 10
 HEAD_FIELDS = 64
@@ -60,7 +60,7 @@ class Limited(asyncio.Protocol):
     _unread_most = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's does not say that it is one
         if len(self.connections) >= self.limits.connections:
             self.transport = transport
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "there are too many connections")
@@ -95,7 +95,7 @@ class Limited(asyncio.Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """uvicorn's parser could not make sense of what came."""
-        if self._idle:
+        if self._idle or not self.cycle.response_started:
             self._refuse(HTTPStatus.BAD_REQUEST, "this is not a valid HTTP request")
         else:
             self.transport.abort()  # an answer may be under way, and these words would be in the midst of it
@@ -135,11 +135,14 @@ class Limited(asyncio.Protocol):
         """Say so and hang up. What the client still sends is not read."""
         if not self.transport.is_closing():
             self._refused = True
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True  # nothing that is still said of it goes out behind this
+                self.cycle.message_event.set()
             self.transport.write(_answer(status, message))
             self.transport.close()
 
 
-class Connection(Limited, H11Protocol):
+class Connection(Limited, HttpToolsProtocol):
     """What serves: uvicorn's own, within limits."""
 
 

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from pagewire.errors import ConfigError
-from router.connection import HEAD_BYTES, Connection
+from router.connection import Connection
 from router.options import RouterOptions
 from router.tls import HANDSHAKE_S
 
@@ -82,7 +82,6 @@ def http_config(options: RouterOptions, app: ASGIApp) -> uvicorn.Config:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(options.grace_s + CLOSE_S) + 1,
-        h11_max_incomplete_event_size=HEAD_BYTES,
     )
 
 
