@@ -76,6 +76,8 @@ def pagewire(port: int) -> Iterator[Router]:
             "mailbox": mailbox,
             "port": port,
             "max_inflight": 4096,
+            "max_queued": 4096,
+            "canary_s": 0.0,  # the stubs answer clients only
             "log_level": "warning",
         }
         with _child([sys.executable, "-c", _CHILD, json.dumps(options)]) as pid:

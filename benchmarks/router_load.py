@@ -143,7 +143,20 @@ class _Stub:
     def __init__(self, name: str, role: str, mailbox: str) -> None:
         address = f"shm://{name}" if role == DECODE else ""
         self.hello = Hello(
-            NodeId(name), Epoch("1"), role, SPEAKS, 1, LAYOUT, address, "stub", MODEL_LEN, PAGES, PAGE_SIZE
+            node=NodeId(name),
+            epoch=Epoch("1"),
+            role=role,
+            version=SPEAKS,
+            pid=1,
+            layout=LAYOUT,
+            address=address,
+            served_model="stub",
+            max_model_len=MODEL_LEN,
+            num_pages=PAGES,
+            page_size=PAGE_SIZE,
+            max_batch_tokens=1 << 20,
+            max_num_seqs=1 << 16,
+            prefix_caching=False,
         )
         self.mailbox = NodeMailbox(self.hello, [mailbox])
         self.mailbox.report(Load(pages_free=PAGES, pages_total=PAGES))
