@@ -91,7 +91,7 @@ class Dispatch:
         attempt = self._live.get(item.attempt)
         if attempt is None or peer not in attempt.pair[:2] or item.choice not in attempt.choices:
             return []
-        if peer == attempt.pair.decode and not attempt.handed:
+        if not attempt.handed and peer == attempt.pair.decode:
             attempt.handed = True
             self._out.append(Handed(attempt.number))
         choice = self._choices[item.choice]

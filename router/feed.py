@@ -64,7 +64,9 @@ class Feed:
             waiting.offsets += delta.offsets
             waiting.finish, waiting.stop_reason = delta.finish, delta.stop_reason
         self._events += 1
-        self._bytes += len(delta.text) * 4 + sum(_ITEM_BYTES * (1 + len(i.top)) for i in delta.items)
+        self._bytes += len(delta.text) * 4
+        for item in delta.items:
+            self._bytes += _ITEM_BYTES * (1 + len(item.top))
         self._wake()
         if not self._unlimited and (self._bytes > MAX_UNREAD_BYTES or self._events > self._max_events):
             self._unread.clear()

@@ -135,8 +135,9 @@ class Inflight:
 
     def _release(self, deltas: list[Delta]) -> list[Delta]:
         """Deltas that may go out now: none before the prompt's log-probabilities, where they are wanted."""
-        self.withheld += deltas
         if self.prompt_missing:
+            self.withheld += deltas
             return []
-        ready, self.withheld = self.withheld, []
-        return ready
+        if self.withheld:
+            deltas, self.withheld = self.withheld + deltas, []
+        return deltas

@@ -216,6 +216,9 @@ class Requests:
 
     def _act(self, member: Inflight, actions: Sequence[Action]) -> None:
         """Carry out ``actions`` after those that are still to be done, and then what follows from them."""
+        if not self._working and len(actions) == 1 and isinstance(actions[0], TokenItem):
+            self._token(member, actions[0])  # nearly always: nothing is before it, and its words go out
+            return
         for action in actions:
             self._work.append((member, action))
         if self._working:
@@ -275,8 +278,10 @@ class Requests:
     def _publish(self, member: Inflight, deltas: list[Delta]) -> None:
         """Hand ``deltas`` to the reader. One that reads too slowly has no further use for the request."""
         feed = self._owners[member.dispatch.job.request].feed
-        if not all(feed.put(delta) for delta in deltas):
-            self._act(member, member.dispatch.cancel())
+        for delta in deltas:
+            if not feed.put(delta):
+                self._act(member, member.dispatch.cancel())
+                return
 
     def _ended(self, member: Inflight, error: PagewireError | None) -> None:
         now = self.clock()
