@@ -9,6 +9,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.meters import LabelledCounter
+from router.sse import WIRE
 
 NO_ROUTE = "other"
 
@@ -29,4 +30,5 @@ class Counting:
                 self._requests.labels(route, str(message["status"])).inc()
             await send(message)
 
+        scope.setdefault("state", {})[WIRE] = send
         await self._app(scope, receive, counted)

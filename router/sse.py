@@ -17,6 +17,7 @@ from pagewire.errors import PagewireError
 from router.answers import ClientGone, body_of
 
 DONE = b"data: [DONE]\n\n"
+WIRE = "wire"  # in a request's state: the server's own ``send``
 _MARK = "\ue000text\ue000"  # private use: no other word of ours holds it
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -69,13 +70,14 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_gone(receive, self._run(send))
+            await unless_gone(receive, self._run(send, scope.get("state", {}).get(WIRE, send)))
         except ClientGone:
             return  # without a last chunk: the server closes the connection
         finally:
             await self._events.aclose()
 
-    async def _run(self, send: Send) -> None:
+    async def _run(self, send: Send, wire: Send) -> None:
+        """``wire`` is ``send`` without what lies around it, which has no use for pieces of a body."""
         first = await anext(self._events)
         self.headers.update(self._late_headers())
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -83,7 +85,7 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.body", "body": first, "more_body": True})
             async for events in self._events:
-                await send({"type": "http.response.body", "body": events, "more_body": True})
+                await wire({"type": "http.response.body", "body": events, "more_body": True})
         except PagewireError as error:
             last = event(body_of(error))
         await send({"type": "http.response.body", "body": last, "more_body": False})

@@ -15,9 +15,11 @@ import typer
 
 from pagewire import status
 from pagewire.cli import addresses, local, roles
-from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, HttpFlags, Model, NameFlags, NodeFlags, SecretFile
+from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, Model, NodeFlags, SecretFile
 from pagewire.cli.groups import grouped
+from pagewire.cli.name_flags import NameFlags
 from pagewire.cli.progress import view_for
+from pagewire.cli.router_flags import HttpFlags
 from pagewire.messages import DECODE, PREFILL
 from pagewire.node_options import NodeOptions
 

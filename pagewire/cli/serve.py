@@ -14,11 +14,13 @@ import typer
 
 from pagewire import hub
 from pagewire.cli import addresses, machine, sizes
-from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, HttpFlags, Model, NameFlags
+from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, Model
 from pagewire.cli.folder import new_secret, private_folder
 from pagewire.cli.groups import grouped
 from pagewire.cli.local import Local
+from pagewire.cli.name_flags import NameFlags
 from pagewire.cli.progress import view_for
+from pagewire.cli.router_flags import HttpFlags
 from pagewire.cli.supervisor import GRACE, End, Supervisor
 from pagewire.cli.welcome import banner, until_ready
 from pagewire.config import CPU_KV_BYTES
