@@ -91,7 +91,14 @@ class World:
     def ask(self, *prompts: list[int], salt: str = "") -> list[tuple[str, int | None, list[int]]]:
         """Who read each prompt, how much of it was cached there, and the answer. All are asked at once."""
         asked = [
-            self.service.submit(f"{next(self._ids):032x}", [tokens], GREEDY, cache_salt=salt, whole=True)
+            self.service.submit(
+                f"{next(self._ids):032x}",
+                [tokens],
+                GREEDY,
+                self.service.admit(),
+                cache_salt=salt,
+                whole=True,
+            )
             for tokens in prompts
         ]
         for _ in range(500):

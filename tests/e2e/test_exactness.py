@@ -88,7 +88,7 @@ def test_colocated_batching_changes_nothing(model: Model, work: list[Request], c
 def test_disaggregated_equals_colocated(
     model: Model, work: list[Request], colocated: Answers, variant: str
 ) -> None:
-    with Cluster(*model.flags, *VARIANTS[variant]) as cluster:
+    with Cluster(*model.flags, *VARIANTS[variant], "--canary-interval", "0") as cluster:
         answers = served(cluster.url, work)
         cluster.until_nothing_is_held()
         gauges = cluster.gauges()

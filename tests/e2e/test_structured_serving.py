@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,10 +71,13 @@ def test_a_stream_that_loses_its_node_goes_on_in_its_form(
     cluster: Cluster, client: openai.OpenAI, colocated: dict[str, list[str]]
 ) -> None:
     text, killed = "", False
-    for chunk in ask(client, LARGE, stream=True):
+    stream = ask(client, LARGE, stream=True)
+    writes = re.search("decode=([^;]+);", stream.response.headers["x-pagewire-served-by"])
+    assert writes is not None
+    for chunk in stream:
         text += chunk.choices[0].delta.content or ""
         if len(text) > 80 and not killed:
-            cluster.kill(next(n for n, node in cluster.nodes().items() if node["load"]["gauges"].get("live")))
+            cluster.kill(writes[1])
             killed = True
     assert killed
     assert [text] == colocated["large"]
