@@ -21,9 +21,8 @@ from pagewire import __version__
 from pagewire.errors import PagewireError, RequestError, RequestFailed, Unavailable
 from router import openapi
 from router.access import Access
-from router.admission import Ticket
 from router.answers import ClientGone, MethodNotAllowed, NoRoute, NotServed, response_of
-from router.body import MAX_BODY, read
+from router.body import read
 from router.chat import chat
 from router.completions import completion
 from router.counting import Counting
@@ -31,6 +30,7 @@ from router.dashboard.live import Live
 from router.dashboard.pages import Pages
 from router.dashboard.stream import Events
 from router.front import Front
+from router.gate import Gate
 from router.keys import KeyRing
 from router.not_served import why_not
 from router.prompts import checked, render_chat
@@ -58,7 +58,7 @@ def make(
     if live is not None:
         _dashboard_routes(app, live)
     openapi.complete(app)
-    guarded: ASGIApp = Access(app, keys)
+    guarded: ASGIApp = Access(Gate(app, front.service), keys)
     if origins:  # outside: a browser asks whether it may send a key before it sends it
         guarded = CORSMiddleware(
             guarded, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"], max_age=600
@@ -70,28 +70,15 @@ def make(
 def _generation_routes(app: FastAPI, front: Front) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        with _admitted(front, request):
-            return await chat(front, request)
+        return await chat(front, request)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        with _admitted(front, request):
-            return await completion(front, request)
+        return await completion(front, request)
 
     @app.post("/v1/responses")
     async def responses(request: Request) -> Response:
-        with _admitted(front, request):
-            return await respond(front, request)
-
-
-def _admitted(front: Front, request: Request) -> Ticket:
-    """A place for ``request``, by its headers alone: a router that is full reads no body. Raises
-    Unavailable."""
-    announced = request.headers.get("content-length", "")[:12]
-    size = int(announced) if announced.isascii() and announced.isdecimal() else 0
-    ticket = front.service.admit(request.state.tenant, min(size, MAX_BODY))
-    request.state.ticket = ticket
-    return ticket
+        return await respond(front, request)
 
 
 def _text_routes(app: FastAPI, front: Front) -> None:
