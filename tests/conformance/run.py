@@ -7,7 +7,6 @@ Starts the demo model. Knows where the table stands; the rows are in the modules
 
 from __future__ import annotations
 
-import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,8 +32,7 @@ FAULTS = (
 BEGIN, END = "<!-- conformance: begin -->\n", "<!-- conformance: end -->\n"
 
 # A model can be held to a grammar only where there is something that does it.
-if importlib.util.find_spec("router.structured"):
-    from conformance import forced_rows, structured_rows  # noqa: F401
+from conformance import forced_rows, structured_rows  # noqa: F401
 
 
 def faults(url: str) -> dict[str, str]:
