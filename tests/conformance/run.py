@@ -17,8 +17,10 @@ from conformance import (  # noqa: F401
     chat_rows,
     completion_rows,
     error_rows,
+    forced_rows,
     response_rows,
     stream_rows,
+    structured_rows,
     tool_rows,
     vllm_rows,
 )
@@ -30,9 +32,6 @@ FAULTS = (
     pytest.fail.Exception,
 )  # fmt: skip
 BEGIN, END = "<!-- conformance: begin -->\n", "<!-- conformance: end -->\n"
-
-# A model can be held to a grammar only where there is something that does it.
-from conformance import forced_rows, structured_rows  # noqa: F401
 
 
 def faults(url: str) -> dict[str, str]:
