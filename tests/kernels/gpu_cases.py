@@ -17,9 +17,10 @@ def close(got: torch.Tensor, want: torch.Tensor, tolerance: float = 1e-5) -> Non
 
 
 def wrong(got: torch.Tensor, want: torch.Tensor) -> float:
-    """``||got - want|| / ||want||``; NaN if anything was left unwritten."""
+    """``||got - want|| / ||want||``, the length of ``got`` where nothing but zeros is wanted; NaN if anything
+    was left unwritten."""
     got, want = got.double(), want.double()
-    return float((got - want).norm() / want.norm())
+    return float((got - want).norm() / (want.norm() or 1.0))
 
 
 def poison(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
