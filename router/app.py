@@ -168,7 +168,7 @@ def _state_routes(app: FastAPI, front: Front) -> None:
 
 
 def _dashboard_routes(app: FastAPI, live: Live) -> None:
-    @app.get("/dashboard/events")
+    @app.get("/dashboard/events", include_in_schema=False)  # the page's own, and without an end
     async def events() -> Response:
         return Events(live.watch())
 
