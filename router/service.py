@@ -1,7 +1,6 @@
 """The router without HTTP: takes requests in, listens to the nodes, and lets time pass.
 
-One event loop, two tasks. Knows requests as token ids;
-knows no HTTP and no template.
+One event loop, two tasks. Knows requests as token ids; knows no HTTP and no template.
 """
 
 from __future__ import annotations
