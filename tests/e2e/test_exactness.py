@@ -97,8 +97,9 @@ def test_disaggregated_equals_colocated(
 
 
 def test_preemption_changes_nothing(model: Model, vocab: int) -> None:
-    """Pools of 1,280 tokens, and 16 requests at a time that grow to 300 each."""
-    work = requests(vocab, count=24, longest=150, new=150)
+    """Pools of 1,280 tokens, and answers of 450, of which the router keeps room for 256: those that are let
+    out together cannot end together."""
+    work = requests(vocab, count=24, longest=150, new=450)
     expected = offline(model, work)
     with Cluster(*model.flags, "--kv-cache-memory", str(1280 * model.token_bytes)) as cluster:
         answers = served(cluster.url, work)
