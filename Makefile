@@ -15,7 +15,7 @@ ARGS   ?=
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test soak chaos screenshot lint fmt cov clean
+.PHONY: help venv serve test soak search chaos screenshot lint fmt cov clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## ?/\1\t/' | expand -t 10
@@ -41,6 +41,9 @@ test: $(STAMP)  ## Run all tests
 
 soak: $(STAMP)  ## Run the long tests, which make test leaves out
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+
+search: $(STAMP)  ## Run the property tests on examples that nobody has seen
+	PAGEWIRE_EXAMPLES=search $(BIN)/python -m pytest -m "hypothesis and not soak" $(ARGS)
 
 chaos: $(STAMP)  ## Break a running pagewire on purpose, in many ways; ARGS="--help" tells
 	$(BIN)/python tests/chaos/run.py $(ARGS)

@@ -16,10 +16,11 @@ from starlette.responses import Response
 from pagewire.sampling import SamplingParams
 from pagewire.text.output.parser import OutputParser
 from router import params
+from router.asked import Asked
 from router.body import read
 from router.chat_reply import ChatReply, ParsedChatReply
 from router.front import Front
-from router.generate import Asked, answer
+from router.generate import answer
 from router.prompts import Prompt, checked, render_chat
 from router.renaming import renaming
 from router.replies import Envelope

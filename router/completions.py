@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from router import params
+from router.asked import Asked
 from router.body import read
 from router.completion_reply import CompletionReply
 from router.front import Front
-from router.generate import Asked, answer
+from router.generate import answer
 from router.prompts import prompt_of, prompts_of
 from router.replies import Envelope
 from router.schemas import CompletionBody

@@ -12,11 +12,13 @@ import asyncio
 import json
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_BYTES = 16 << 10
 HEAD_FIELDS = 64
@@ -144,6 +146,23 @@ class Limited(asyncio.Protocol):
 
 class Connection(Limited, HttpToolsProtocol):
     """What serves: uvicorn's own, within limits."""
+
+
+def writer_of(send: Send) -> Callable[[bytes], bool] | None:
+    """Writes a piece of the body that was begun with ``send``, now; or says that it cannot, since the client
+    has to read first. None: it is not a server's own ``send``, or the body's length was told before."""
+    cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle) or not cycle.chunked_encoding:
+        return None
+    flow, transport = cycle.flow, cycle.transport
+
+    def write(piece: bytes) -> bool:
+        if flow.write_paused or cycle.disconnected:
+            return False
+        transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return True
+
+    return write
 
 
 def _answer(status: HTTPStatus, message: str) -> bytes:

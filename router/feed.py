@@ -1,12 +1,14 @@
 """What a client has yet to read: a bounded meeting point of the token stream and one HTTP handler.
 
 Knows deltas and sizes; knows no node, no socket and no JSON. A handler that lags gets a choice's deltas
-merged into one; one that lags too far is cut off.
+merged into one; one that lags too far is cut off. One that has taken all may have a ``tap``, which is offered
+each delta first.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pagewire.errors import PagewireError, RequestFailed
@@ -50,10 +52,13 @@ class Feed:
         self._closed = False
         self._error: PagewireError | None = None
         self._reader: asyncio.Future[None] | None = None  # who waits; an Event would cost a token more
+        self.tap: Callable[[Delta], bool] | None = None  # takes a delta in a reader's place, or not
 
     def put(self, delta: Delta) -> bool:
         """Add ``delta``. False if the reader is too slow: then the feed has closed with SlowReader."""
         if self._closed:
+            return True
+        if self._reader is not None and not self._unread and self.tap is not None and self.tap(delta):
             return True
         waiting = self._unread.get(delta.index)
         if waiting is None:

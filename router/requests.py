@@ -20,6 +20,7 @@ from router.backlog import Backlog
 from router.failures import cut_off
 from router.feed import Delta, Feed
 from router.fleet import Change, Fleet, NodeJoined, NodeLost
+from router.generation import Generation
 from router.inflight import Inflight
 from router.metrics import Metrics
 from router.placement import Pair, Query, Rules, Tried
@@ -38,28 +39,6 @@ class Mailbox(Protocol):
     async def receive(self) -> tuple[Peer, Any]: ...
 
     def send(self, peer: Peer, message: object) -> bool: ...
-
-
-class Generation:
-    """One HTTP request: one ``Inflight`` a prompt, and the feed and the ticket that they share."""
-
-    def __init__(self, requests: Requests, feed: Feed, members: list[Inflight], ticket: Ticket) -> None:
-        self.feed = feed
-        self.ticket = ticket
-        self.members = members
-        self.running = len(members)
-        self.choices = sum(len(member.choices) for member in members)
-        self._requests = requests
-
-    def cancel(self) -> None:
-        """Nobody reads any more. Does nothing once all has ended."""
-        for member in self.members:
-            self._requests.cancel(member)
-
-    def timing(self) -> Any:
-        """The ``timing`` of the reply: an object, or for several prompts a list of them."""
-        found = [member.timing(self._requests.clock()) for member in self.members]
-        return found[0] if len(found) == 1 else found
 
 
 class Requests:
@@ -92,7 +71,7 @@ class Requests:
 
     def start(self, now: float, feed: Feed, members: list[Inflight], ticket: Ticket) -> Generation:
         """Take ``members`` in, with the ticket that each gives a place back of when it ends."""
-        generation = Generation(self, feed, members, ticket)
+        generation = Generation(feed, members, ticket, self.cancel, self.clock)
         ticket.keep()
         for member in members:
             job = member.dispatch.job

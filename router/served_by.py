@@ -5,8 +5,8 @@ Knows generations; knows no HTTP beyond a name and a value.
 
 from __future__ import annotations
 
+from router.generation import Generation
 from router.placement import Pair
-from router.requests import Generation
 
 HEADER = "x-pagewire-served-by"
 _MOST = 8  # prompts that are told of

@@ -10,14 +10,13 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from pagewire.errors import Unavailable
 from pagewire.mailbox import BEAT_EVERY_S, SPEAKS, Peer
 from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, PagesChanged, RequestId, TokenItem, Tokens
 from pagewire.priority import clamped
-from pagewire.sampling import SamplingParams
 from pagewire.text.stream import TextStream
 from pagewire.text.tokenizer import Tokenizer
 from router.actions import Job
@@ -25,14 +24,15 @@ from router.admission import Admission, Limits, Ticket
 from router.canary import Canary, Send
 from router.dispatch import Dispatch
 from router.feed import Feed
-from router.finished import NOBODY, About
 from router.fleet import Fleet
+from router.generation import Generation
 from router.inflight import Choice, Inflight
 from router.metrics import Metrics
 from router.options import RouterOptions
 from router.placement import Rules
-from router.requests import Generation, Mailbox, Requests
+from router.requests import Mailbox, Requests
 from router.room import capacity_of
+from router.submission import Submission
 
 SWEEP_S = 0.05  # between two looks at the time while requests are in hand
 IDLE_S = 0.5  # and while there are none
@@ -121,51 +121,39 @@ class Service:
             raise Unavailable("no prefill and decode node are ready", retry_after=2.0)
         return self.admission.admit(tenant, body_bytes, capacity)
 
-    def submit(
-        self,
-        request: str,
-        prompts: Sequence[list[int]],
-        sampling: SamplingParams,
-        ticket: Ticket,
-        *,
-        priority: int = 0,
-        timeout_s: float | None = None,
-        cache_salt: str = "",
-        whole: bool = False,
-        counts: bool = True,
-        timing: bool = False,
-        shown: frozenset[int] = frozenset(),
-        about: About = NOBODY,
-    ) -> Generation:
-        """Queue ``prompts``, each with ``sampling.n`` choices: their turn comes by itself. ``ticket`` has a
-        place for each, and goes with them.
-
-        ``request`` is the id of the first. ``whole``: the reader collects all before it answers. ``counts``,
-        ``timing``: whether the reply needs what the nodes report. ``timeout_s``: the client's own, if it is
-        less than ours. ``shown``: special tokens that stay in the text. ``about``: for logs. Raises
-        Unavailable.
-        """
+    def submit(self, given: Submission, ticket: Ticket) -> Generation:
+        """Queue ``given``: its turn comes by itself. ``ticket`` has a place for each prompt, and goes with
+        them. Raises Unavailable."""
         if self.draining:  # since it was admitted
             raise Unavailable("the server is shutting down", retry_after=2.0)
-        assert ticket.places == len(prompts)
-        limit_s = self.options.request_timeout_s
-        now, feed = self.clock(), Feed(len(prompts) * sampling.n, unlimited=whole)
+        assert ticket.places == len(given.prompts)
+        sampling, limit_s = given.sampling, self.options.request_timeout_s
+        now, feed = self.clock(), Feed(len(given.prompts) * sampling.n, unlimited=given.whole)
         seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
         members = []
-        for number, tokens in enumerate(prompts):
+        for number, tokens in enumerate(given.prompts):
             job = Job(
-                request=RequestId(request if number == 0 else secrets.token_hex(16)),
+                request=RequestId(given.request if number == 0 else secrets.token_hex(16)),
                 tokens=tokens,
                 sampling=sampling,
                 seed=seed,
-                cache_salt=cache_salt,
-                deadline=now + (limit_s if timeout_s is None else min(timeout_s, limit_s)),
+                cache_salt=given.cache_salt,
+                deadline=now + (limit_s if given.timeout_s is None else min(given.timeout_s, limit_s)),
                 recovery_s=self.options.recovery_s,
-                priority=clamped(priority),
+                priority=clamped(given.priority),
             )
-            choices = [Choice(TextStream(self._tokenizer, sampling, shown=shown)) for _ in range(sampling.n)]
-            dispatch = Dispatch(job, self.requests.choose)
-            members.append(Inflight(dispatch, choices, number * sampling.n, now, counts, timing, about))
+            texts = [TextStream(self._tokenizer, sampling, shown=given.shown) for _ in range(sampling.n)]
+            members.append(
+                Inflight(
+                    Dispatch(job, self.requests.choose),
+                    [Choice(text) for text in texts],
+                    number * sampling.n,
+                    now,
+                    given.counts,
+                    given.timing,
+                    given.about,
+                )
+            )
         self._begun.set()
         return self.requests.start(now, feed, members, ticket)
 

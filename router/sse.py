@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from pagewire.errors import PagewireError
 from router.answers import ClientGone, body_of
+from router.connection import writer_of
 
 DONE = b"data: [DONE]\n\n"
 WIRE = "wire"  # in a request's state: the server's own ``send``
@@ -23,6 +24,7 @@ _MARK = "\ue000text\ue000"  # private use: no other word of ours holds it
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 T = TypeVar("T")
+Write = Callable[[bytes], bool]  # of an event, now; False: it cannot be, since the client has to read first
 
 
 async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
@@ -52,6 +54,7 @@ class EventStream(Response):
 
     Nothing is sent before the first event is there, so that an error until then is an HTTP error. One that
     comes later is the last event. ``headers`` gives those that are known only with the first event.
+    ``at_once`` is told then how to send an event without ``events``; it may while these wait for the next.
     """
 
     media_type = "text/event-stream"
@@ -61,12 +64,14 @@ class EventStream(Response):
         events: AsyncGenerator[bytes, None],
         headers: Callable[[], Mapping[str, str]] = dict,
         last: bytes = DONE,
+        at_once: Callable[[Write], None] | None = None,
     ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._late_headers = headers
         self._last = last
+        self._at_once = at_once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -84,6 +89,8 @@ class EventStream(Response):
         last = self._last
         try:
             await send({"type": "http.response.body", "body": first, "more_body": True})
+            if self._at_once is not None and (write := writer_of(wire)) is not None:
+                self._at_once(write)
             async for events in self._events:
                 await wire({"type": "http.response.body", "body": events, "more_body": True})
         except PagewireError as error:

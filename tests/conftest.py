@@ -15,5 +15,7 @@ _CACHE = tempfile.mkdtemp(prefix="pagewire-test-cache-")
 os.environ["PAGEWIRE_CACHE"] = _CACHE
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
-settings.register_profile("pagewire", deadline=None)  # a busy machine is not a slow test
-settings.load_profile("pagewire")
+# A busy machine is not a slow test. The gate draws the same examples each time; `make search` draws others.
+settings.register_profile("gate", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=300)
+settings.load_profile(os.environ.get("PAGEWIRE_EXAMPLES", "gate"))

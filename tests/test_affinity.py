@@ -20,9 +20,10 @@ from pagewire.messages import DECODE, PREFILL, Beat, Epoch, Hello, NodeId, Pages
 from pagewire.sampling import SamplingParams
 from pagewire.text.tokenizer import load_tokenizer
 from prefill_node.loop import PrefillNode
+from router.generation import Generation
 from router.options import RouterOptions
-from router.requests import Generation
 from router.service import Service
+from router.submission import Submission
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
 Node = PrefillNode | DecodeNode
@@ -92,12 +93,14 @@ class World:
         """Who read each prompt, how much of it was cached there, and the answer. All are asked at once."""
         asked = [
             self.service.submit(
-                f"{next(self._ids):032x}",
-                [tokens],
-                GREEDY,
+                Submission(
+                    request=f"{next(self._ids):032x}",
+                    prompts=[tokens],
+                    sampling=GREEDY,
+                    cache_salt=salt,
+                    whole=True,
+                ),
                 self.service.admit(),
-                cache_salt=salt,
-                whole=True,
             )
             for tokens in prompts
         ]

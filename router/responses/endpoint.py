@@ -19,16 +19,17 @@ from starlette.responses import JSONResponse, Response
 from pagewire.errors import PagewireError
 from pagewire.text.output.parser import OutputParser
 from router.answers import body_of
+from router.asked import Asked
 from router.body import read
 from router.chat import Turn, prepare
 from router.chat_reply import ChatReply
 from router.feed import Delta
 from router.front import Front
-from router.generate import Asked, begin, gathered
+from router.generate import begin, gathered
+from router.generation import Generation
 from router.prompts import Prompt
 from router.renaming import renaming
 from router.replies import Envelope
-from router.requests import Generation
 from router.responses.output import Output
 from router.responses.response import Frame, usage_of
 from router.responses.schemas import ResponsesBody
@@ -88,7 +89,7 @@ class Shaping:
 
     def response(self, generation: Generation) -> dict[str, Any]:
         """Once it has ended."""
-        timing = generation.timing() if generation.members[0].wants_timing else None
+        timing = generation.timing() if generation.wants_timing else None
         return self.frame.ended(self.finish, self.output.items, usage_of(generation, self.thought), timing)
 
 

@@ -9,8 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from router.generate import cached_tokens, prompt_tokens
-from router.requests import Generation
+from router.generation import Generation
 from router.responses.schemas import ResponsesBody
 
 
@@ -81,11 +80,10 @@ class Frame:
 
 
 def usage_of(generation: Generation, thought: int) -> dict[str, Any]:
-    given = prompt_tokens(generation)
-    spent = sum(member.completion_tokens for member in generation.members)
+    given, spent = generation.prompt_tokens, generation.completion_tokens
     return {
         "input_tokens": given,
-        "input_tokens_details": {"cached_tokens": cached_tokens(generation) or 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": generation.cached_tokens or 0, "cache_write_tokens": 0},
         "output_tokens": spent,
         "output_tokens_details": {"reasoning_tokens": min(thought, spent)},
         "total_tokens": given + spent,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from pagewire.errors import RequestFailed
@@ -62,3 +64,23 @@ async def test_too_many_bytes_cut_the_reader_off() -> None:
 async def test_a_reader_that_collects_all_is_not_cut_off() -> None:
     feed = Feed(1, unlimited=True)
     assert all(feed.put(Delta(0, "a")) for _ in range(2 * MAX_UNREAD_EVENTS))
+
+
+async def test_a_tap_takes_what_comes_while_the_reader_waits_and_nothing_is_before_it() -> None:
+    feed, tapped = Feed(1), list[str]()
+
+    def tap(delta: Delta) -> bool:
+        tapped.append(delta.text)
+        return not delta.finish
+
+    feed.tap = tap
+    feed.put(Delta(0, "a"))
+    assert [delta.text for delta in await feed.take()] == ["a"]
+    waiting = asyncio.ensure_future(feed.take())
+    await asyncio.sleep(0)
+    feed.put(Delta(0, "b"))
+    feed.put(Delta(0, "c"))
+    feed.put(Delta(0, "d", finish="stop"))  # not taken: the reader wakes, and what follows is behind it
+    feed.put(Delta(0, "e", finish="stop"))
+    assert [delta.text for delta in await waiting] == ["de"]
+    assert tapped == ["b", "c", "d"]

@@ -49,12 +49,14 @@ async def served(
             await task
 
 
-async def stream(world: Endless) -> socket.socket:
+async def stream(world: Endless, logprobs: int | None = 20) -> socket.socket:
     """A client with little room that has asked for a stream."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.setblocking(False)
-    body = json.dumps({"prompt": [5] * 8, "max_tokens": LENGTH, "stream": True, "logprobs": 20}).encode()
+    body = json.dumps(
+        {"prompt": [5] * 8, "max_tokens": LENGTH, "stream": True, "logprobs": logprobs}
+    ).encode()
     head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     loop = asyncio.get_running_loop()
     await loop.sock_connect(client, world.address)
@@ -62,13 +64,14 @@ async def stream(world: Endless) -> socket.socket:
     return client
 
 
+@pytest.mark.parametrize("logprobs", [None, 20])  # None: chunks that go out at once
 @pytest.mark.parametrize("reads", [False, True])
 async def test_a_stream_that_is_not_read_ends_on_nodes_and_wires(
-    served: tuple[Endless, HttpServer], reads: bool
+    served: tuple[Endless, HttpServer], reads: bool, logprobs: int | None
 ) -> None:
     world, server = served
     loop = asyncio.get_running_loop()
-    with contextlib.closing(await stream(world)) as client:
+    with contextlib.closing(await stream(world, logprobs)) as client:
         await world.until(lambda: world.cluster.requests())
         async with asyncio.timeout(10):
             while server.server_state.connections:
