@@ -7,7 +7,7 @@ Knows names and milliseconds; measures nothing (``pagewire.pace`` does) and pred
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,6 @@ _MOST_MS = 1e6
 READING, WRITING, HANDING = NAMES[:3], NAMES[3:5], NAMES[5:]
 
 
-def rates_of(gauges: Mapping[str, float], otherwise: Rates) -> Rates:
-    """What a node has measured, and ``otherwise`` for the rest."""
-    return replace(otherwise, **told(gauges))
-
-
 def told(gauges: Mapping[str, float]) -> dict[str, float]:
     """Of ``gauges``, the rates, as far as they can be true."""
     return {name: gauges[name] for name in NAMES if 0 <= gauges.get(name, -1.0) < _MOST_MS}
-
-
-def reads_measured(gauges: Mapping[str, float]) -> bool:
-    return READING[1] in told(gauges)

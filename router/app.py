@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -15,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from pagewire import __version__
@@ -68,17 +70,13 @@ def make(
 
 
 def _generation_routes(app: FastAPI, front: Front) -> None:
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: Request) -> Response:
-        return await chat(front, request)
-
-    @app.post("/v1/completions")
-    async def completions(request: Request) -> Response:
-        return await completion(front, request)
-
-    @app.post("/v1/responses")
-    async def responses(request: Request) -> Response:
-        return await respond(front, request)
+    """Starlette's own routes: FastAPI's do for each request what nothing here has a use for."""
+    for path, answer in {
+        "/v1/chat/completions": chat,
+        "/v1/completions": completion,
+        "/v1/responses": respond,
+    }.items():
+        app.router.routes.append(Route(path, partial(answer, front), methods=["POST"]))
 
 
 def _text_routes(app: FastAPI, front: Front) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from pagewire.mailbox import Peer
 from pagewire.messages import DECODE
-from pagewire.rates import NAMES, READING, Rates, rates_of, told
+from pagewire.rates import NAMES, READING, Rates
 from router.fleet import Node
 from router.ledger import Ledger
 
@@ -58,8 +58,8 @@ class Costs:
         prefills = _mean([node for node in nodes if node.hello.role != DECODE], Rates())
         slower = {name: UNMEASURED * getattr(prefills, name) for name in READING}
         decodes = _mean([node for node in nodes if node.hello.role == DECODE], replace(prefills, **slower))
-        guess = {node.peer: decodes if node.hello.role == DECODE else prefills for node in nodes}
-        return cls(now, ledger, {n.peer: rates_of(n.load.gauges, guess[n.peer]) for n in nodes})
+        guesses = {node.peer: decodes if node.hello.role == DECODE else prefills for node in nodes}
+        return cls(now, ledger, {n.peer: replace(guesses[n.peer], **n.measured) for n in nodes})
 
     def through(self, prompt: Prompt, prefill: Node, decode: Node) -> float:
         [[cost]] = self.table(prompt, [prefill], [decode])
@@ -142,6 +142,5 @@ class Costs:
 
 def _mean(nodes: list[Node], otherwise: Rates) -> Rates:
     """Of each rate, over the nodes that measured it."""
-    known = [told(node.load.gauges) for node in nodes]
-    values = {name: [rates[name] for rates in known if name in rates] for name in NAMES}
+    values = {name: [n.measured[name] for n in nodes if name in n.measured] for name in NAMES}
     return replace(otherwise, **{name: sum(each) / len(each) for name, each in values.items() if each})

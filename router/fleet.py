@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pagewire.audit import clean
 from pagewire.mailbox import BEAT_EVERY_S, LOST_AFTER_S, Peer
 from pagewire.messages import DECODE, PREFILL, Beat, Epoch, Hello, Load, NodeId, Welcome
+from pagewire.rates import told
 
 SLEPT_S = 1.0  # between two sweeps
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -42,9 +43,14 @@ class Node:
     load: Load
     suspect: bool = False
     peer: Peer = field(init=False)
+    measured: Mapping[str, float] = field(init=False)  # its rates, as far as it has told them
 
     def __post_init__(self) -> None:
         self.peer = Peer(self.hello.node, self.hello.epoch)
+        self.reported(self.load)
+
+    def reported(self, load: Load) -> None:
+        self.load, self.measured = load, told(load.gauges)
 
 
 @dataclass(slots=True)
@@ -95,7 +101,8 @@ class Fleet:
         node = self.get(peer)
         if node is None:
             return None if peer.epoch in self._replaced.get(peer.node, ()) else self._welcome()
-        node.heard, node.suspect, node.load = now, False, beat.load
+        node.heard, node.suspect = now, False
+        node.reported(beat.load)
         return None
 
     def heard(self, now: float, peer: Peer) -> bool:

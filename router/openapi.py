@@ -1,7 +1,8 @@
 """The OpenAPI page: for each route its body, its reply, and every status that it may answer with.
 
-Bodies are read by ``router.body``, which FastAPI does not know, so the page is completed here. Knows routes
-by their paths; a route that is not in ``ROUTES`` keeps what FastAPI says of it.
+Bodies are read by ``router.body``, which FastAPI does not know, and those routes that generate are not its
+own, so the page is completed here. Knows routes by their paths; a route that is not in ``ROUTES`` keeps what
+FastAPI says of it.
 """
 
 from __future__ import annotations
@@ -67,12 +68,22 @@ def _page(app: FastAPI) -> dict[str, Any]:
         page = get_openapi(title=app.title, version=app.version, routes=app.routes)
         schemas = page.setdefault("components", {}).setdefault("schemas", {})
         refs = _references(schemas)
-        for path, operations in page["paths"].items():
-            if (route := ROUTES.get(path)) is not None:
-                for operation in operations.values():
-                    _describe(operation, route, refs)
+        for path, route in ROUTES.items():
+            operations = page["paths"].setdefault(path, {"post": _plain(path)})
+            for operation in operations.values():
+                _describe(operation, route, refs)
         app.openapi_schema = page
     return app.openapi_schema
+
+
+def _plain(path: str) -> dict[str, Any]:
+    """Of a route that FastAPI does not know."""
+    name = path.removeprefix("/v1/").replace("/", " ")
+    return {
+        "summary": name.capitalize(),
+        "operationId": name.replace(" ", "_"),
+        "responses": {"200": {"description": "Successful Response"}},
+    }
 
 
 def _references(schemas: dict[str, Any]) -> dict[type[BaseModel], dict[str, Any]]:

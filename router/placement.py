@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pagewire.mailbox import Peer
 from pagewire.messages import DECODE, PREFILL
-from pagewire.rates import reads_measured
+from pagewire.rates import READING
 from router.cost import Costs, Prompt
 from router.fleet import Fleet, Node
 from router.ledger import Ledger
@@ -134,7 +134,7 @@ def _alone(case: _Case, strategy: Strategy) -> Couple:
 
 def _cheaper_alone(case: _Case, best: Couple) -> Couple | None:
     """The decode node that had better read the prompt itself, if the price of reading is known."""
-    if best.decode.suspect or not reads_measured(best.prefill.load.gauges):
+    if best.decode.suspect or READING[1] not in best.prefill.measured:
         return None
     decodes = promising(case.scene, case.tried, case.decodes)
     alone = by_cost(case.scene, [Couple(node, node) for node in decodes if not node.suspect])

@@ -186,9 +186,8 @@ def test_latencies_are_of_the_last_seconds_only() -> None:
 
 async def test_a_card_counts_pages_once(world: World) -> None:
     node = world.service.fleet.nodes[NodeId("decode-0")]
-    node.load = Load(
-        pages_free=60, pages_total=100, steps=30, gauges={"pages_cached": 25.0, "transfer_bytes": 2e3}
-    )
+    gauges = {"pages_cached": 25.0, "transfer_bytes": 2e3}
+    node.reported(Load(pages_free=60, pages_total=100, steps=30, gauges=gauges))
     before = Load(steps=10, gauges={"transfer_bytes": 1e3})
     seen = node_view(node.heard, node, before, 2.0)
     assert seen["pages"] == {"total": 100, "used": 40, "cached": 25.0, "size": 16}
