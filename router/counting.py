@@ -30,5 +30,9 @@ class Counting:
                 self._requests.labels(route, str(message["status"])).inc()
             await send(message)
 
-        scope.setdefault("state", {})[WIRE] = send
-        await self._app(scope, receive, counted)
+        state = scope.setdefault("state", {})
+        state[WIRE] = send
+        try:
+            await self._app(scope, receive, counted)
+        finally:
+            del state[WIRE]  # it holds what holds the state: a circle for each request

@@ -38,7 +38,7 @@ from router.server import HttpServer, allow_files, http_config, listen
 from router.service import Service
 from router.tls import context_of
 
-GARBAGE = 20_000  # new objects between two looks for cycles
+YOUNG, ROUNDS = 2_000, 1_000  # new objects between two looks at those; such looks between two at the older
 
 OnListening = Callable[[str], None]
 
@@ -65,7 +65,7 @@ def _collect_seldom() -> None:
     without looking, but for the cycles that a failure makes.
     """
     gc.freeze()
-    gc.set_threshold(GARBAGE, 20, 50)
+    gc.set_threshold(YOUNG, ROUNDS, 50)
 
 
 async def serve(options: RouterOptions, on_listening: OnListening | None = None) -> None:

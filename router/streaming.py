@@ -32,6 +32,7 @@ class Streaming:
             if (last := self._shown.last()) is not None:
                 yield event(last)
         finally:
+            self._feed.tap = None
             self._shown.generation.cancel()
 
     def at_once(self, write: Write) -> None:
