@@ -13,10 +13,10 @@ from types import TracebackType
 
 from pagewire.errors import Unavailable
 from router.backlog import Backlog
+from router.foresight import Foresight
 from router.room import Capacity
 
 BYTES_A_TOKEN = 4  # of a body that is yet to be read
-MARGIN = 0.6  # of the target may be foreseen: the rest is for the prompt itself, and for what nobody foresees
 RETRY_S = (1.0, 5 / 3)  # ``router.answers`` spreads it over up to three times as long
 
 
@@ -48,10 +48,11 @@ class Ticket:
     """``places`` requests of ``tenant``, one a prompt. Unless it is ``keep``-ed before, leaving the
     ``with`` block gives all back."""
 
-    __slots__ = ("_admission", "_kept", "places", "tenant", "tokens")
+    __slots__ = ("_admission", "_foreseen", "_kept", "places", "tenant", "tokens")
 
-    def __init__(self, admission: Admission, tenant: str, tokens: int) -> None:
+    def __init__(self, admission: Admission, tenant: str, tokens: int, foreseen: float) -> None:
         self.tenant = tenant
+        self._foreseen: float | None = foreseen  # seconds to the first token; None once that is there
         self.tokens = tokens  # estimated, of prompts that have not joined the queue
         self.places = 0
         self._admission = admission
@@ -66,6 +67,12 @@ class Ticket:
         """Its requests have joined the queue: they give the places back, one by one."""
         self._kept = True
         self._admission.joined(self)
+
+    def began(self, seconds: float) -> None:
+        """The first token of one of its requests has come, so long after it did. The first one counts."""
+        if self._foreseen is not None:
+            self._admission.foresight.saw(self._foreseen, seconds)
+            self._foreseen = None
 
     def leave(self) -> None:
         """One of its requests has ended."""
@@ -85,6 +92,7 @@ class Ticket:
 class Admission:
     def __init__(self, limits: Limits, backlog: Backlog) -> None:
         self.inflight = 0
+        self.foresight = Foresight(limits.ttft_s)
         self._limits = limits
         self._backlog = backlog
         self._of: Counter[str] = Counter()
@@ -96,10 +104,11 @@ class Admission:
             raise self._overloaded("too many requests are waiting", 0.0)
         tokens = 1 + body_bytes // BYTES_A_TOKEN
         wait = self._backlog.wait(tenant, tokens, self._coming, capacity)
-        late = wait + self._backlog.node_s - MARGIN * self._limits.ttft_s
+        foreseen = wait + self._backlog.late_s(tokens)
+        late = self.foresight.within(foreseen) - self._limits.ttft_s
         if wait and late > 0:
             raise self._overloaded("the answer would not begin in time", late)
-        ticket = Ticket(self, tenant, tokens)
+        ticket = Ticket(self, tenant, tokens, foreseen)
         self.take(ticket, 1)
         self._coming[tenant] += ticket.tokens
         return ticket

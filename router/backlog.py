@@ -5,7 +5,9 @@ Pure: ``(now, event)`` in, the next request out. Knows ids and sizes; knows no m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from pagewire.messages import RequestId
 from router.drain import Drain
@@ -13,7 +15,14 @@ from router.fair_queue import FairQueue
 from router.room import Capacity, Room, Size
 
 AHEAD_S = 0.25  # of reading that prefill nodes have in hand: more would only wait there instead of here
-SMOOTH = 0.2  # weight of the newest request in how long nodes take
+EARLY_S = 0.5  # that a longer prompt goes before shorter ones, at most, for the time that reading it takes
+SMOOTH = 0.1  # weight of the newest request in how much longer nodes take than foreseen
+
+
+class _Sent(NamedTuple):
+    at: float
+    nominal_s: float  # that reading it takes, as nodes are built
+    foreseen_s: float
 
 
 class Backlog:
@@ -21,10 +30,11 @@ class Backlog:
         self.queue = FairQueue()
         self.drain = Drain()  # of what waits
         self.reading = Drain()  # of prompts under way
-        self.node_s = 0.0  # from leaving the queue to the first token, lately
+        self._rate = math.inf  # tokens of prompts that nodes read in a second
+        self._slower = 0.0  # times what is foreseen that nodes took to a first token, lately
         self._room = Room()
         self._waiting: dict[RequestId, tuple[float, Size]] = {}  # since when
-        self._sent: dict[RequestId, tuple[float, float]] = {}  # when, and how long reading it should take
+        self._sent: dict[RequestId, _Sent] = {}
         self._now: float | None = None
 
     def __len__(self) -> int:
@@ -33,7 +43,7 @@ class Backlog:
     def join(self, now: float, request: RequestId, tenant: str, size: Size, priority: int = 0) -> None:
         self._pass(now)
         self._waiting[request] = now, size
-        self.queue.push(now, request, tenant, size.tokens, priority)
+        self.queue.push(now - self._early_s(size.prompt), request, tenant, size.tokens, priority)
 
     def next(self, now: float, capacity: Capacity | None) -> RequestId | None:
         """Whoever may go to the nodes now. Without a decode node everybody may: whoever has no node knows how
@@ -44,8 +54,8 @@ class Backlog:
             return None
         since, size = self._waiting[head.request]
         if capacity is not None:
-            ahead = AHEAD_S * self.reading.rate(capacity.nominal)
-            if not self._room.fits(capacity, size, ahead):
+            self._rate = self.reading.rate(capacity.nominal)
+            if not self._room.fits(capacity, size, AHEAD_S * self._rate):
                 return None
         self.queue.pop()
         del self._waiting[head.request]
@@ -53,16 +63,17 @@ class Backlog:
             self._room.enter(head.request, capacity, size)
             if now > since:  # else it did not have to wait, and tells nothing
                 self.drain.took(head.cost / capacity.nominal)
-            self._sent[head.request] = now, size.prompt / capacity.nominal
+            foreseen = AHEAD_S + size.prompt / self._rate
+            self._sent[head.request] = _Sent(now, size.prompt / capacity.nominal, foreseen)
         return head.request
 
     def read(self, now: float, request: RequestId) -> None:
         """The first token of ``request`` has come."""
         self._pass(now)
         if request in self._sent:
-            sent, nominal_s = self._sent.pop(request)
-            self.node_s += SMOOTH * (now - sent - self.node_s)
-            self.reading.took(nominal_s)
+            sent = self._sent.pop(request)
+            self._slower += SMOOTH * ((now - sent.at) / sent.foreseen_s - self._slower)
+            self.reading.took(sent.nominal_s)
         self._room.read(request)
 
     def leave(self, now: float, request: RequestId) -> None:
@@ -86,6 +97,14 @@ class Backlog:
         others = (tokens.keys() | coming.keys()) - {tenant}
         before = sum(min(mine + cost, tokens.get(name, 0) + coming.get(name, 0)) for name in others)
         return (mine + before) / self.drain.rate(capacity.nominal)
+
+    def late_s(self, prompt: int) -> float:
+        """Seconds from leaving the queue to the first token of a prompt of so many tokens, as things go; less
+        those that it goes before shorter ones."""
+        return self._slower * (AHEAD_S + prompt / self._rate) - self._early_s(prompt)
+
+    def _early_s(self, prompt: int) -> float:
+        return min(EARLY_S, self._slower * prompt / self._rate)
 
     def _pass(self, now: float) -> None:
         seconds, self._now = (0.0 if self._now is None else now - self._now), now

@@ -244,6 +244,7 @@ class Requests:
             return
         if member.first_at is None:
             self.backlog.read(now, item.request)
+            self._owners[item.request].ticket.began(now - member.arrived)
             self._metrics.first_token(now - member.arrived, member.dispatch.predicted_ttft_ms)
         elif choice.last_at is not None:
             self._metrics.gap.observe(now - choice.last_at)

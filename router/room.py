@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pagewire.messages import DECODE, PREFILL, RequestId
-from router.fleet import Fleet
+from pagewire.rates import READING
+from router.fleet import Fleet, Node
 
 BATCHES = 2  # that a prefill node has to read or is reading: as far as it looks ahead itself
-STEPS_A_S = 4.0  # of a prefill node, full ones: supposed until something was seen,
+STEPS_A_S = 4.0  # of a prefill node, full ones: supposed until it says what it measured,
 TOKENS_A_S = 2000.0  # but no less than this
 LONG = 4  # a prompt counts for no more than this part of a batch: short ones need not wait for it
 ANSWER = 256  # tokens for which room is kept, of an answer that may be longer
@@ -39,23 +40,29 @@ class Capacity(NamedTuple):
     longest: int  # what one prompt counts for at most
     tokens: int
     sequences: int
-    nominal: float  # tokens a second that are supposed before anything was seen
+    nominal: float  # tokens a second that can be read, if nothing else is done
 
 
 def capacity_of(fleet: Fleet) -> Capacity | None:
     """None if there is no decode node."""
-    decodes = [node.hello for node in fleet.of(DECODE)]
+    decodes = list(fleet.of(DECODE))
     if not decodes:
         return None
-    batches = [max(1, node.hello.max_batch_tokens) for node in fleet.of(PREFILL)]
-    batches = batches or [max(1, hello.max_batch_tokens) for hello in decodes]
+    readers = list(fleet.of(PREFILL)) or decodes
+    batches = [max(1, node.hello.max_batch_tokens) for node in readers]
     return Capacity(
         prompts=BATCHES * sum(batches),
         longest=max(1, max(batches) // LONG),
-        tokens=sum(hello.num_pages * hello.page_size for hello in decodes),
-        sequences=sum(hello.max_num_seqs for hello in decodes),
-        nominal=sum(max(TOKENS_A_S, STEPS_A_S * batch) for batch in batches),
+        tokens=sum(node.hello.num_pages * node.hello.page_size for node in decodes),
+        sequences=sum(node.hello.max_num_seqs for node in decodes),
+        nominal=sum(map(_reads, readers)),
     )
+
+
+def _reads(node: Node) -> float:
+    """Tokens a second."""
+    token_ms = node.measured.get(READING[1], 0.0)
+    return 1000 / token_ms if token_ms > 0 else max(TOKENS_A_S, STEPS_A_S * node.hello.max_batch_tokens)
 
 
 @dataclass(slots=True)

@@ -150,9 +150,21 @@ def test_slow_nodes_are_given_less_ahead() -> None:
 
 
 def test_how_long_nodes_take_is_remembered() -> None:
-    backlog = joined(*[SHORT] * 40)
+    quick, slow = joined(*[SHORT] * 40), joined(*[SHORT] * 40)
+    served(quick, 0.1)
+    served(slow, 0.5)
+    assert 0 < quick.late_s(SHORT.prompt) < slow.late_s(SHORT.prompt) / 2 < 0.25
+
+
+def test_a_longer_prompt_goes_earlier_by_the_time_that_it_takes_but_not_by_more_than_half_a_second() -> None:
+    backlog = joined(*[SHORT] * 20)
     served(backlog, 0.5)
-    assert backlog.node_s == pytest.approx(0.5, rel=0.05)
+    backlog.join(20.0, RequestId("short"), "", SHORT)
+    backlog.join(20.1, RequestId("long"), "", Size(200, 1, 10))
+    backlog.join(20.6, RequestId("longest"), "", Size(100_000, 1, 10))
+    assert backlog.next(21.0, CAPACITY) == "long"
+    assert backlog.next(21.0, None) == "short"
+    assert backlog.late_s(100_000) > 100
 
 
 def test_what_goes_at_once_tells_nothing_of_the_rate() -> None:

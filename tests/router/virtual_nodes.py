@@ -105,6 +105,7 @@ class Virtual:
             read, over = self.nodes.step(self.now)
             for job in read:
                 self.backlog.read(self.now, names[id(job)])
+                job.ticket.began(self.now - job.came)
             for job in over:
                 self.backlog.leave(self.now, names[id(job)])
                 job.ticket.leave()
