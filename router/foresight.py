@@ -6,9 +6,9 @@ seconds; knows no request.
 
 from __future__ import annotations
 
-GAIN = 1 / 32  # weight of the newest
-DEVIATIONS = 2.0  # above the mean: about one in twenty takes longer
-LEAST = 0.1  # of the longest time that is asked for: what was calm until now need not stay so
+GAIN = 1 / 16  # weight of the newest
+DEVIATIONS = 1.5  # above the mean: about one in ten takes longer
+LEAST = 0.35  # of the longest time that is asked for is kept back: a flood teaches too late for its beginning
 
 
 class Foresight:
@@ -26,4 +26,4 @@ class Foresight:
 
     def within(self, predicted: float) -> float:
         """What will hardly take longer than that."""
-        return predicted + self.error + max(self._least, DEVIATIONS * self.deviation)
+        return predicted + max(self._least, self.error + DEVIATIONS * self.deviation)
