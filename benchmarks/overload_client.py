@@ -23,6 +23,7 @@ class Outcome:
 
     due: float
     key: str
+    kind: int = 0  # which of the sizes in the mix
     status: int = 0
     first: float | None = None  # the first event of a stream
     end: float = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,10 +37,11 @@ class Load:
     late: list[float]
     client_cpu: float
 
-    def goodput(self, slo: float, key: str | None = None) -> float:
-        """Good requests a second."""
+    def goodput(self, slo: float, key: str | None = None, costs: Sequence[float] = (1.0, 1.0)) -> float:
+        """Good requests a second, or with ``costs`` what they are worth: who is refused changes the mix, and
+        a long one is as much work as several short ones."""
         mine = [o for o in self.outcomes if key is None or o.key == key]
-        return sum(outcome.good(slo) for outcome in mine) / self.seconds
+        return sum(costs[o.kind] for o in mine if o.good(slo)) / self.seconds
 
     def offered(self, key: str | None = None) -> float:
         return sum(key is None or o.key == key for o in self.outcomes) / self.seconds
@@ -65,24 +67,28 @@ class Loads:
         self._client = client
         self._dice = random.Random(seed)
         # Made beforehand: writing a prompt of 600 tokens costs more than sending it.
-        self._bodies = [(kind, [self._body(kind) for _ in range(400)]) for kind in MIX]
+        self._bodies = [[self._body(kind) for _ in range(400)] for kind in MIX]
 
     def _body(self, kind: Kind) -> bytes:
         return body(kind.prompt, kind.answer, self._dice)
 
-    def _next(self) -> bytes:
-        (_, bodies) = self._dice.choices(self._bodies, [kind.share for kind, _ in self._bodies])[0]
-        return self._dice.choice(bodies)
+    async def _ask(self, key: str, due: float | None = None, kind: int | None = None) -> Outcome:
+        if kind is None:
+            (kind,) = self._dice.choices(range(len(MIX)), [kind.share for kind in MIX])
+        outcome = await self._client.ask(self._dice.choice(self._bodies[kind]), key, due)
+        outcome.kind = kind
+        return outcome
 
-    async def closed(self, clients: int, seconds: float, key: str) -> Load:
-        """So many clients, each with one request at a time; who is refused comes back when it was told to."""
+    async def closed(self, clients: int, seconds: float, key: str, kind: int | None = None) -> Load:
+        """So many clients, each with one request at a time, of the mix or all of one ``kind``; who is refused
+        comes back when it was told to."""
         outcomes: list[Outcome] = []
         end = time.perf_counter() + seconds
 
         async def client(number: int) -> None:
             await asyncio.sleep(number * 0.01)
             while time.perf_counter() < end:
-                outcome = await self._client.ask(self._next(), key)
+                outcome = await self._ask(key, kind=kind)
                 outcomes.append(outcome)
                 if outcome.retry_after:
                     await asyncio.sleep(min(outcome.retry_after, max(0.0, end - time.perf_counter())))
@@ -97,7 +103,7 @@ class Loads:
 
         async def one(key: str, due: float) -> None:
             late.append(time.perf_counter() - due)
-            outcomes.append(await self._client.ask(self._next(), key, due))
+            outcomes.append(await self._ask(key, due))
 
         async def arrivals(key: str, rate: float) -> None:
             due = start
