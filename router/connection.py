@@ -36,7 +36,7 @@ class Limits:
     head_bytes: int = HEAD_BYTES
     head_s: float = 10.0
     body_s: float = 30.0
-    unread_s: float = 30.0
+    unread_s: float = 15.0
     unread_rate: int = 64 << 10
     spare_bytes: int = 8 << 20
 

@@ -63,10 +63,5 @@ async def gathered(generation: Generation) -> list[Delta]:
     choices = [Delta(index) for index in range(generation.choices)]
     while deltas := await generation.feed.take():
         for delta in deltas:
-            whole = choices[delta.index]
-            whole.text += delta.text
-            whole.items += delta.items
-            whole.offsets += delta.offsets
-            if delta.finish:
-                whole.finish, whole.stop_reason = delta.finish, delta.stop_reason
+            choices[delta.index].add(delta)
     return choices

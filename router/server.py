@@ -22,7 +22,7 @@ from router.tls import HANDSHAKE_S
 
 KEEP_ALIVE_S = 5
 LOOK_S = 1.0  # how often connections are looked at, and the time in replies' headers is renewed
-SEND_BUFFER = 64 << 10  # of a connection in the kernel, which takes twice that for what is not read
+SEND_BUFFER = 32 << 10  # of a connection in the kernel, which takes twice that for what is not read
 BACKLOG = 1024  # connections that wait to be taken
 FILES = 4096  # that may be open, where the system allows it
 CLOSE_S = 2.0  # for connections to close once their requests have ended

@@ -117,8 +117,7 @@ class World:
 
     def _told(self, generation: Generation) -> tuple[str, int | None, list[int]]:
         member = generation.members[0]
-        [delta] = generation.feed._unread.values()
-        tokens = [item.token for item in delta.items]
+        tokens = [item.token for delta in generation.feed._unread for item in delta.items]
         self.why = str(member.dispatch.pairs[0].why)
         return member.dispatch.pairs[0].prefill.node, member.cached_tokens, tokens
 

@@ -6,7 +6,7 @@ import pytest
 
 from pagewire.errors import RequestFailed
 from pagewire.messages import RequestId, TokenItem
-from router.feed import MAX_UNREAD_BYTES, MAX_UNREAD_EVENTS, Delta, Feed, SlowReader
+from router.feed import AT_ONCE, MAX_UNREAD_BYTES, MAX_UNREAD_EVENTS, Delta, Feed, SlowReader
 
 ITEM = TokenItem(RequestId("r"), 0, 0, 0, 7)
 
@@ -84,3 +84,24 @@ async def test_a_tap_takes_what_comes_while_the_reader_waits_and_nothing_is_befo
     feed.put(Delta(0, "e", finish="stop"))
     assert [delta.text for delta in await waiting] == ["de"]
     assert tapped == ["b", "c", "d"]
+
+
+async def test_who_is_behind_takes_a_few_at_a_time_and_lets_others_go_first() -> None:
+    feed, turns = Feed(1), 0
+    for _ in range(2 * AT_ONCE + 1):
+        feed.put(Delta(0, "a"))
+    feed.close()
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    busy = asyncio.create_task(others())
+    taken = []
+    while deltas := await feed.take():
+        taken.append(len("".join(delta.text for delta in deltas)))
+    busy.cancel()
+    assert taken == [AT_ONCE, AT_ONCE, 1]
+    assert turns >= 1
