@@ -29,6 +29,7 @@ class Backlog:
     def __init__(self) -> None:
         self.queue = FairQueue()
         self.drain = Drain()  # of what waits
+        self._drains: dict[str, Drain] = {}  # of what waits of each tenant, from the first that waited on
         self.reading = Drain()  # of prompts under way
         self._rate = math.inf  # tokens of prompts that nodes read in a second
         self._slower = 0.0  # times what is foreseen that nodes took to a first token, lately
@@ -63,6 +64,7 @@ class Backlog:
             self._room.enter(head.request, capacity, size)
             if now > since:  # else it did not have to wait, and tells nothing
                 self.drain.took(head.cost / capacity.nominal)
+                self._drain_of(head.tenant).took(head.cost / capacity.nominal)
             foreseen = AHEAD_S + size.prompt / self._rate
             self._sent[head.request] = _Sent(now, size.prompt / capacity.nominal, foreseen)
         return head.request
@@ -88,7 +90,8 @@ class Backlog:
         """Seconds that a request of ``tenant`` would wait here if it came now; 0 if that tenant has none.
 
         ``coming`` tokens, by tenant, are about to join. Of another tenant no more goes before it than its own
-        tenant has, and it, which costs so much.
+        tenant has, and it, which costs so much; and what others send meanwhile shows in how fast its own
+        tenant's were taken lately.
         """
         tokens = self.queue.tokens()
         mine = tokens.pop(tenant, 0) + coming.get(tenant, 0)
@@ -96,7 +99,11 @@ class Backlog:
             return 0.0
         others = (tokens.keys() | coming.keys()) - {tenant}
         before = sum(min(mine + cost, tokens.get(name, 0) + coming.get(name, 0)) for name in others)
-        return (mine + before) / self.drain.rate(capacity.nominal)
+        alone = mine / self._drain_of(tenant).rate(capacity.nominal)
+        return max(alone, (mine + before) / self.drain.rate(capacity.nominal))
+
+    def _drain_of(self, tenant: str) -> Drain:
+        return self._drains.setdefault(tenant, Drain())
 
     def late_s(self, prompt: int) -> float:
         """Seconds from leaving the queue to the first token of a prompt of so many tokens, as things go; less
@@ -110,5 +117,7 @@ class Backlog:
         seconds, self._now = (0.0 if self._now is None else now - self._now), now
         if seconds > 0 and self.queue:
             self.drain.passed(seconds)
+            for tenant in self.queue.tenants:
+                self._drain_of(tenant).passed(seconds)
         if seconds > 0 and self._room.prompts:
             self.reading.passed(seconds)

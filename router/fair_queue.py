@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -52,6 +53,11 @@ class FairQueue:
 
     def __contains__(self, request: RequestId) -> bool:
         return request in self._entries
+
+    @property
+    def tenants(self) -> Collection[str]:
+        """Those that have something waiting."""
+        return self._tenants.keys()
 
     def tokens(self) -> dict[str, int]:
         """What waits, by tenant."""

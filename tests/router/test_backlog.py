@@ -172,3 +172,20 @@ def test_what_goes_at_once_tells_nothing_of_the_rate() -> None:
     before = backlog.drain.rate(1.0)
     sent(backlog)
     assert backlog.drain.rate(1.0) == before
+
+
+def test_what_others_send_meanwhile_is_seen_by_how_fast_ones_own_go() -> None:
+    """A third of all that goes is another's, though it never has much waiting at once."""
+    backlog, now = joined(*[SHORT] * 400, tenant="many"), 0.0
+    backlog.join(0.0, RequestId("x"), "few", SHORT)
+    for number in range(60):
+        now += 0.1
+        backlog.join(now - 0.05, RequestId(f"few{number}"), "few", SHORT)
+        while (request := backlog.next(now, CAPACITY)) is not None:
+            backlog.read(now + 0.05, request)
+            backlog.leave(now + 0.05, request)
+            if request.startswith("few"):
+                break
+        now += 0.1
+    mine = backlog.queue.tokens()["many"]
+    assert backlog.wait("many", 1, {}, CAPACITY) > 1.2 * mine / backlog.drain.rate(CAPACITY.nominal)
