@@ -133,14 +133,14 @@ def _both(seconds: list[float]) -> str:
 async def measure(options: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     with pagewire(options.port) as at:
-        word = await _word(at)
+        word = await word_of(at)
         with stub_nodes(at.mailbox, options.nodes, word) as nodes:
-            await _answers(f"{at.url}/ready")
+            await answers(f"{at.url}/ready")
             rows += [await _row("pagewire", at, nodes, streams, options) for streams in options.streams]
     async with HttpNodes(options.nodes, TEXT, 0.0) as nodes:
         if options.peer:
             with vllm_router(options.peer, options.port, nodes.urls) as at:
-                await _answers(f"{at.url}/health")
+                await answers(f"{at.url}/health")
                 rows += [
                     await _row("vllm-router", at, nodes, streams, options) for streams in options.streams
                 ]
@@ -157,7 +157,7 @@ async def _row(name: str, at: Router, nodes: SaysTokens, streams: int, options: 
     return Row(name, run)
 
 
-async def _word(at: Router) -> int:
+async def word_of(at: Router) -> int:
     """The token that the stubs say. Waits for the router to listen."""
     async with httpx.AsyncClient() as client:
         for _ in range(300):
@@ -169,7 +169,7 @@ async def _word(at: Router) -> int:
     raise SystemExit("the router does not listen")
 
 
-async def _answers(url: str) -> None:
+async def answers(url: str) -> None:
     async with httpx.AsyncClient() as client:
         for _ in range(600):
             with suppress(httpx.TransportError):

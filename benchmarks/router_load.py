@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -40,6 +40,7 @@ from pagewire.messages import (
 )
 
 WARM_S = 1.0
+LIKELY = [(token, -1.0 - token) for token in range(20)]
 PAGES, PAGE_SIZE, MODEL_LEN = 1 << 20, 16, 8192
 LAYOUT = KVLayout(layers=1, kv_heads=1, head_dim=64, dtype="bfloat16", model="stub")
 
@@ -136,7 +137,10 @@ class Nodes:
     def _item(self, request: PrefillRequest, index: int) -> TokenItem:
         assert request.sampling.max_tokens is not None
         finish = "length" if index + 1 >= request.sampling.max_tokens else ""
-        return TokenItem(request.request, request.attempt, 0, index, self._word, finish=finish)
+        item = TokenItem(request.request, request.attempt, 0, index, self._word, finish=finish)
+        if request.sampling.logprobs:
+            item = replace(item, logprob=-1.0, top=LIKELY[: request.sampling.logprobs])
+        return item
 
 
 class _Stub:

@@ -7,7 +7,7 @@ is given back once. Knows tenants, counts and estimates; knows no HTTP, no node 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -71,7 +71,7 @@ class Ticket:
     def began(self, seconds: float) -> None:
         """The first token of one of its requests has come, so long after it did. The first one counts."""
         if self._foreseen is not None:
-            self._admission.foresight(self.tenant).saw(self._foreseen, seconds)
+            self._admission.foresight[self.tenant].saw(self._foreseen, seconds)
             self._foreseen = None
 
     def leave(self) -> None:
@@ -92,7 +92,8 @@ class Ticket:
 class Admission:
     def __init__(self, limits: Limits, backlog: Backlog) -> None:
         self.inflight = 0
-        self._foresight: dict[str, Foresight] = {}  # of each tenant: they wait for different things
+        # Of each tenant: they wait for different things. As many as there are keys.
+        self.foresight: defaultdict[str, Foresight] = defaultdict(lambda: Foresight(limits.ttft_s))
         self._limits = limits
         self._backlog = backlog
         self._of: Counter[str] = Counter()
@@ -104,17 +105,14 @@ class Admission:
             raise self._overloaded("too many requests are waiting", 0.0)
         tokens = 1 + body_bytes // BYTES_A_TOKEN
         wait = self._backlog.wait(tenant, tokens, self._coming, capacity)
-        foreseen = wait + self._backlog.late_s(tokens)
-        late = self.foresight(tenant).within(foreseen) - self._limits.ttft_s
+        foreseen = wait + self._backlog.node_s(tokens)
+        late = self.foresight[tenant].within(foreseen) - self._limits.ttft_s
         if wait and late > 0:
             raise self._overloaded("the answer would not begin in time", late)
         ticket = Ticket(self, tenant, tokens, foreseen)
         self.take(ticket, 1)
         self._coming[tenant] += ticket.tokens
         return ticket
-
-    def foresight(self, tenant: str) -> Foresight:
-        return self._foresight.setdefault(tenant, Foresight(self._limits.ttft_s))
 
     def take(self, ticket: Ticket, places: int) -> None:
         """So many more for ``ticket``, all or none. Raises Unavailable."""

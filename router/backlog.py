@@ -6,6 +6,7 @@ Pure: ``(now, event)`` in, the next request out. Knows ids and sizes; knows no m
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Backlog:
     def __init__(self) -> None:
         self.queue = FairQueue()
         self.drain = Drain()  # of what waits
-        self._drains: dict[str, Drain] = {}  # of what waits of each tenant, from the first that waited on
+        self._drains: defaultdict[str, Drain] = defaultdict(Drain)  # the same, of each tenant
         self.reading = Drain()  # of prompts under way
         self._rate = math.inf  # tokens of prompts that nodes read in a second
         self._slower = 0.0  # times what is foreseen that nodes took to a first token, lately
@@ -64,7 +65,7 @@ class Backlog:
             self._room.enter(head.request, capacity, size)
             if now > since:  # else it did not have to wait, and tells nothing
                 self.drain.took(head.cost / capacity.nominal)
-                self._drain_of(head.tenant).took(head.cost / capacity.nominal)
+                self._drains[head.tenant].took(head.cost / capacity.nominal)
             foreseen = AHEAD_S + size.prompt / self._rate
             self._sent[head.request] = _Sent(now, size.prompt / capacity.nominal, foreseen)
         return head.request
@@ -99,13 +100,10 @@ class Backlog:
             return 0.0
         others = (tokens.keys() | coming.keys()) - {tenant}
         before = sum(min(mine + cost, tokens.get(name, 0) + coming.get(name, 0)) for name in others)
-        alone = mine / self._drain_of(tenant).rate(capacity.nominal)
+        alone = mine / self._drains[tenant].rate(capacity.nominal)
         return max(alone, (mine + before) / self.drain.rate(capacity.nominal))
 
-    def _drain_of(self, tenant: str) -> Drain:
-        return self._drains.setdefault(tenant, Drain())
-
-    def late_s(self, prompt: int) -> float:
+    def node_s(self, prompt: int) -> float:
         """Seconds from leaving the queue to the first token of a prompt of so many tokens, as things go; less
         those that it goes before shorter ones."""
         return self._slower * (AHEAD_S + prompt / self._rate) - self._early_s(prompt)
@@ -118,6 +116,6 @@ class Backlog:
         if seconds > 0 and self.queue:
             self.drain.passed(seconds)
             for tenant in self.queue.tenants:
-                self._drain_of(tenant).passed(seconds)
+                self._drains[tenant].passed(seconds)
         if seconds > 0 and self._room.prompts:
             self.reading.passed(seconds)

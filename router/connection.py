@@ -2,7 +2,7 @@
 may be.
 
 Knows bytes and time; knows no route and no token. It lies around uvicorn's protocol and needs of it only
-``cycle``, the request in hand, so that it goes with either of uvicorn's parsers. No timer is set for a
+``cycle``, the request in hand; ``writer_of`` alone knows what is in one. No timer is set for a
 connection: ``look`` is called about once a second, so limits hold to within that.
 """
 

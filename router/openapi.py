@@ -69,8 +69,9 @@ def _page(app: FastAPI) -> dict[str, Any]:
         schemas = page.setdefault("components", {}).setdefault("schemas", {})
         refs = _references(schemas)
         for path, route in ROUTES.items():
-            operations = page["paths"].setdefault(path, {"post": _plain(path)})
-            for operation in operations.values():
+            if route.streams:
+                page["paths"][path] = {"post": _plain(path)}
+            for operation in page["paths"][path].values():
                 _describe(operation, route, refs)
         app.openapi_schema = page
     return app.openapi_schema

@@ -94,11 +94,11 @@ def test_an_answer_that_would_begin_too_late_is_refused() -> None:
 def test_what_took_longer_than_foreseen_makes_it_careful() -> None:
     door = waiting("", 2_000, ttft_s=2.0)  # a second
     for _ in range(50):
-        door.foresight("").saw(1.0, 1.9)
+        door.foresight[""].saw(1.0, 1.9)
     with pytest.raises(Overloaded):
         admit(door)
     for _ in range(100):
-        door.foresight("").saw(1.0, 1.0)
+        door.foresight[""].saw(1.0, 1.0)
     assert admit(door).places == 1
 
 
@@ -106,9 +106,9 @@ def test_the_first_of_a_tickets_first_tokens_teaches() -> None:
     door = admission(ttft_s=2.0)
     ticket = admit(door)
     ticket.began(5.0)
-    once = door.foresight("").error
+    once = door.foresight[""].error
     ticket.began(5.0)
-    assert door.foresight("").error == once > 0
+    assert door.foresight[""].error == once > 0
 
 
 def test_bodies_that_are_yet_to_be_read_count_too() -> None:

@@ -153,7 +153,7 @@ def test_how_long_nodes_take_is_remembered() -> None:
     quick, slow = joined(*[SHORT] * 40), joined(*[SHORT] * 40)
     served(quick, 0.1)
     served(slow, 0.5)
-    assert 0 < quick.late_s(SHORT.prompt) < slow.late_s(SHORT.prompt) / 2 < 0.25
+    assert 0 < quick.node_s(SHORT.prompt) < slow.node_s(SHORT.prompt) / 2 < 0.25
 
 
 def test_a_longer_prompt_goes_earlier_by_the_time_that_it_takes_but_not_by_more_than_half_a_second() -> None:
@@ -164,7 +164,7 @@ def test_a_longer_prompt_goes_earlier_by_the_time_that_it_takes_but_not_by_more_
     backlog.join(20.6, RequestId("longest"), "", Size(100_000, 1, 10))
     assert backlog.next(21.0, CAPACITY) == "long"
     assert backlog.next(21.0, None) == "short"
-    assert backlog.late_s(100_000) > 100
+    assert backlog.node_s(100_000) > 100
 
 
 def test_what_goes_at_once_tells_nothing_of_the_rate() -> None:

@@ -7,7 +7,7 @@ import json
 from types import SimpleNamespace
 from typing import Any, cast
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pagewire.messages import RequestId, TokenItem
@@ -41,6 +41,7 @@ def texts(sent: list[bytes]) -> dict[int, str]:
 
 
 @given(puts=PUTS)
+@example(puts=[(0, "a", True, True)] * 8)  # all but the first go out at once
 def test_every_text_goes_out_once_and_in_order(tokenizer: Tokenizer, puts: list[Any]) -> None:
     sent: list[bytes] = []
     at_once = 0
