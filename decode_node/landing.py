@@ -14,11 +14,11 @@ from kv_transfer import TransferId
 from pagewire.engine.engine import Engine
 from pagewire.engine.pages import PageLease
 from pagewire.engine.sequence import Sequence, sequence_of
-from pagewire.messages import Handoff, NodeId, RequestId
+from pagewire.messages import Handoff, NodeId
+from pagewire.node_role import Key
+from pagewire.pledges import Pledges
 from pagewire.priority import rank
 from pagewire.timeline import Stopwatch
-
-Key = tuple[RequestId, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -43,8 +43,9 @@ class Arrival:
 
 
 class Landing:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, pledges: Pledges | None = None) -> None:
         self._engine = engine
+        self._pledges = pledges
         self._arrivals: dict[TransferId, Arrival] = {}  # in the order of their coming
 
     def __len__(self) -> int:
@@ -95,7 +96,9 @@ class Landing:
             return False
         hit = engine.cache.match(seq.tokens, seq.cache_salt, seq.page_hashes)
         missing = pool.pages_for(len(seq.tokens)) - len(hit)
-        if missing + pool.reclaimable(hit) > scheduler.spare_pages:  # what is running keeps room to grow
+        pledged = 0 if self._pledges is None else self._pledges.total
+        # What is running keeps room to grow.
+        if missing + pool.reclaimable(hit) + pledged > scheduler.spare_pages:
             return False
         arrival.lease = pool.lease()
         pool.share(arrival.lease, hit)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from decode_node.loop import DecodeNode
+from functools import partial
+
+from decode_node.role import DecodeRole
 from kv_transfer import Limits, Receiver, open_receiver
 from pagewire.engine.build import Built
 from pagewire.engine.staging import handoff_pages
-from pagewire.messages import Epoch
-from pagewire.node import run_node
+from pagewire.messages import DECODE, Epoch
+from pagewire.node import OpenRole, run_node
 from pagewire.node_options import NodeOptions
 
 AT_A_GPU = Limits(max_open=64, frame_bytes=8 << 20, credit_bytes=64 << 20, inflight_bytes=768 << 20)
@@ -17,13 +19,13 @@ whatever its size (docs/benchmarks/gpu.md)."""
 
 def run(options: NodeOptions) -> None:
     """Serve until SIGTERM. Raises ConfigError if it cannot start."""
-    run_node(options, _listen, DecodeNode)
+    run_node(options, {DECODE: open_role})
 
 
-def _listen(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Receiver, str]:
+def open_role(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> OpenRole:
     pages = handoff_pages(built.engine.runner.cache)
     borrower = pages.borrower() if options.direct_handoff else None
     listener = open_receiver(options.handoff, secret, pages.landing, borrower)
     large = built.device.type == "cuda" and not options.direct_handoff
     receiver = Receiver(listener, pages, built.layout, epoch, AT_A_GPU if large else None)
-    return receiver, receiver.address
+    return OpenRole(receiver, partial(DecodeRole, receiver=receiver), receiver.address)

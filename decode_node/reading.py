@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from decode_node.landing import Key
 from pagewire.messages import PREFILL, Hello, Spans
+from pagewire.node_role import Key
 from pagewire.timeline import (
     CACHED_TOKENS,
     PREFILL_COMPUTE,

@@ -29,7 +29,7 @@ from pagewire.codec import MAX_MESSAGE_BYTES, Codec, fingerprint, unseal
 from pagewire.dialling import EVENTS, Dialling
 from pagewire.errors import ConfigError, RemoteProtocolError
 from pagewire.guard import Refusals
-from pagewire.messages import DECODE, PREFILL, ROUTER, Beat, Epoch, Hello, Load, NodeId, Welcome
+from pagewire.messages import DECODE, PREFILL, ROUTER, WORKER, Beat, Epoch, Hello, Load, NodeId, Welcome
 from pagewire.secret import apply_client, apply_server, require_for
 
 BEAT_EVERY_S = 0.5
@@ -39,7 +39,7 @@ _HANDSHAKE_MS = 2500
 _QUEUE = 10_000  # messages held for a peer that does not read; beyond it, sends report failure
 
 TO_ROUTER = Codec(m.Hello, m.Beat, m.Tokens, m.Failed, m.PagesChanged)
-TO_NODE = Codec(m.Welcome, m.Beat, m.PrefillRequest, m.Cancel, m.PagesWanted)
+TO_NODE = Codec(m.Welcome, m.Beat, m.PrefillRequest, m.Cancel, m.PagesWanted, m.TakeRole)
 NODE_TO_NODE = Codec(m.Handoff, m.FirstTokens)  # these ride inside kv_transfer's frames
 
 SPEAKS = f"{__version__}+{fingerprint(TO_ROUTER, TO_NODE, NODE_TO_NODE)}"  # what Hello calls its version
@@ -67,7 +67,7 @@ class RouterMailbox:
         # A node that dials again is heard on its new line, even before the old one is known to be cut: else
         # its messages would be dropped for as long as the new line holds.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        self._guard = apply_server(self._socket, secret, ROUTER, (PREFILL, DECODE))
+        self._guard = apply_server(self._socket, secret, ROUTER, (PREFILL, DECODE, WORKER))
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -161,6 +161,7 @@ class NodeMailbox:
         self.socket = _pair(self._context, name + "-in", bind=False)
         self._out = _pair(self._context, name + "-out", bind=False)
         self._load = Load()
+        self._draining = False
         self._unread = 0  # messages of routers that were not well-formed
         self._stopping = False
         self._lines = [self._dial(address, secret) for address in routers]
@@ -186,14 +187,28 @@ class NodeMailbox:
         """What the next heartbeats are to say."""
         self._load = replace(load, gauges=load.gauges | {"mailbox_refused": float(self._unread)})
 
+    def take_role(self, role: str) -> None:
+        """Offer ``role`` from now on; routers hear of it at once."""
+        self._hello = replace(self._hello, role=role)
+        self._wake()
+
+    def start_draining(self) -> None:
+        """Want no new work from now on; routers hear of it at once."""
+        self._draining = True
+        self._wake()
+
     def close(self) -> None:
         """Send what is queued and hang up."""
         self._stopping = True
-        self._out.send_multipart([b"", b""])
+        self._wake()
         self._thread.join(timeout=5)
         for socket in (self.socket, self._out):
             socket.close(linger=0)
         self._context.term()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            self._out.send_multipart([b"", b""], zmq.NOBLOCK)
 
     # --- on the mailbox's own thread ------------------------------------------------------------------------
 
@@ -205,7 +220,7 @@ class NodeMailbox:
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, _HANDSHAKE_MS)  # the kernel's own tries get ever rarer
-        apply_client(socket, secret, self._hello.role, ROUTER)
+        apply_client(socket, secret, WORKER if self._hello.roles else self._hello.role, ROUTER)
         line = _Line(socket, socket.get_monitor_socket(EVENTS), Dialling(address))
         socket.connect(address)
         return line
@@ -248,7 +263,8 @@ class NodeMailbox:
     def _beat(self) -> None:
         for line in self._lines:
             if line.joined:
-                beat = Beat(self._hello.node, self._hello.epoch, self._load)
+                hello = self._hello
+                beat = Beat(hello.node, hello.epoch, self._load, hello.role, self._draining)
                 _try_send(line.socket, TO_ROUTER.encode(beat))
             else:
                 self._greet(line)
@@ -310,6 +326,8 @@ class NodeMailbox:
         with contextlib.suppress(zmq.Again):
             while True:
                 router, data = self._outbound.recv_multipart(zmq.NOBLOCK)
+                if not router and not self._stopping:  # what we offer has changed
+                    self._beat()
                 for line in self._lines:
                     if data and line.joined and line.router == router.decode():
                         _try_send(line.socket, data)
@@ -364,7 +382,7 @@ def _received(frames: list[bytes], role: str) -> tuple[Peer, Any]:
     except ValueError as error:
         raise RemoteProtocolError("not a node's identity") from error
     message = TO_ROUTER.decode(frames[1])
-    if role and isinstance(message, Hello) and message.role != role:
+    if role and isinstance(message, Hello) and (WORKER if message.roles else message.role) != role:
         raise RemoteProtocolError(
             f"it says that it is a {clean(message.role, 40)} node, with a {role} node's key"
         )

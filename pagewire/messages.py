@@ -7,6 +7,7 @@ here: see ``kv_transfer.wire``.
     router  -> prefill : PrefillRequest, Cancel          router -> decode : Cancel
     prefill -> router  : Hello, Beat, Tokens, Failed     decode -> router : Hello, Beat, Tokens, Failed
     router  -> both    : Welcome, Beat, PagesWanted      both -> router    : PagesChanged
+    router  -> both    : TakeRole
     prefill -> decode  : Handoff, inside kv_transfer's RESERVE; FirstTokens, inside its COMMIT
 """
 
@@ -25,6 +26,7 @@ Epoch = NewType("Epoch", str)  # one life of a process; a restart makes a new on
 PREFILL = "prefill"
 DECODE = "decode"
 ROUTER = "router"
+WORKER = "worker"  # a node that can take both roles, as far as keys are concerned
 
 
 # --- membership and health ----------------------------------------------------------------------------------
@@ -34,7 +36,8 @@ ROUTER = "router"
 class Hello:
     """A node introduces itself, after each (re)connection. The epoch tells a restart from a repeat, and
     ``session``, which rises within it, a node that has dropped everything from one that asks again. A step
-    computes up to ``max_batch_tokens`` for up to ``max_num_seqs`` sequences."""
+    computes up to ``max_batch_tokens`` for up to ``max_num_seqs`` sequences. ``role`` is what it offers now,
+    one of the ``roles`` that it can take."""
 
     node: NodeId
     epoch: Epoch
@@ -51,6 +54,7 @@ class Hello:
     max_batch_tokens: int = 512
     max_num_seqs: int = 64
     prefix_caching: bool = True  # whether pages are kept for prompts that begin alike
+    roles: list[str] = field(default_factory=list)  # empty: its role alone, for good
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +84,25 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """Heartbeat, both ways. A router that does not know the epoch answers with a Welcome to ask for Hello."""
+    """Heartbeat, both ways. A router that does not know the epoch answers with a Welcome to ask for Hello.
+
+    ``role`` is what the node offers now ("": as in its Hello). One that is ``draining`` wants no new work: it
+    ends what it has, and goes.
+    """
 
     node: NodeId
     epoch: Epoch
     load: Load = field(default_factory=Load)
+    role: str = ""
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TakeRole:
+    """From now on the node offers this one of its roles. What it has in hand in another one it goes on with;
+    its next heartbeats say so to all routers."""
+
+    role: str
 
 
 # --- what prefix caches hold --------------------------------------------------------------------------------

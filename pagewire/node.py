@@ -1,7 +1,7 @@
-"""What a prefill and a decode node have in common as programs: start, loop, stop.
+"""What all nodes have in common as programs: start, loop, drain, stop.
 
-Knows options, the engine, the mailbox and signals. Which way KV travels is the business of the two callables
-that the program hands in.
+Knows options, the engine, the mailbox and signals. Which roles a node has, and which way KV travels, is the
+business of the callables that the program hands in.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import gc
 import logging
 import os
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 import zmq
@@ -22,14 +20,16 @@ import zmq
 from pagewire import logs
 from pagewire.engine import gpu_memory
 from pagewire.engine.build import CAPTURES, CHUNKS, Built, build_engine
-from pagewire.engine.engine import Engine
 from pagewire.errors import ConfigError
-from pagewire.hub import resolve
+from pagewire.hub import ModelSource, resolve
 from pagewire.mailbox import SPEAKS, NodeMailbox
-from pagewire.messages import DECODE, Epoch, Hello, NodeId
+from pagewire.messages import PREFILL, Epoch, Hello, NodeId
+from pagewire.node_loop import NodeLoop
 from pagewire.node_options import NodeOptions
+from pagewire.node_role import MakeRole
 from pagewire.secret import secret_for
 from pagewire.status import Reporter
+from pagewire.stopping import Stopping
 from pagewire.waiting import Alarm
 from pagewire.watchdog import TICK_S, Watchdog
 
@@ -45,25 +45,26 @@ class Endpoint(Protocol):
     def close(self) -> None: ...
 
 
-class Loop(Protocol):
-    def turn(self) -> bool: ...
-    def due_in(self, now: float) -> float: ...
-    def fail_all(self, code: str, message: str) -> None: ...
+class OpenRole(NamedTuple):
+    """One role of a node: its end of the handoff, and the address at which others reach it ("": none do)."""
+
+    endpoint: Endpoint
+    make: MakeRole
+    address: str = ""
 
 
-OpenEndpoint = Callable[[NodeOptions, Built, Epoch, bytes | None], tuple[Endpoint, str]]
-MakeLoop = Callable[[Hello, Engine, Any, NodeMailbox, Callable[[], float]], Loop]
+Opener = Callable[[NodeOptions, Built, Epoch, bytes | None], OpenRole]
 
 
-def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeLoop) -> None:
-    """Load the model, join the routers and serve until SIGTERM or SIGINT. Raises ConfigError before that.
+def run_node(options: NodeOptions, openers: Mapping[str, Opener]) -> None:
+    """Load the model, join the routers and serve, in the roles that ``openers`` open, until SIGTERM or
+    SIGINT. Raises ConfigError before that.
 
-    ``open_endpoint`` returns the node's end of the handoff and the address at which others reach it ("" for
-    none).
+    The first signal drains: routers send nothing new, and what is in hand has ``grace_s`` to end before it is
+    given back to them, to go on elsewhere. A second one does not wait.
     """
-    stop, alarm = threading.Event(), Alarm()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stopping, alarm = Stopping(options.grace_s), Alarm()
+    stopping.on_signals()
     alarm.on_signals()
     logs.setup(options.log_level, options.log_format, options.node_id)
     status = Reporter(options.status_fd)
@@ -71,7 +72,60 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
     os.nice(options.niceness)  # before there are threads: they inherit it
     torch.set_num_threads(options.threads)
     source = resolve(options.model)
-    built = build_engine(
+    built = _build(options, source, status)
+    gc.collect()
+    gc.freeze()  # what is here now stays: no collection between two steps need look at it
+    epoch = Epoch(secrets.token_hex(8))
+    opened = {name: opener(options, built, epoch, secret) for name, opener in openers.items()}
+    endpoints = [role.endpoint for role in opened.values()]
+    refusals: list[str] = []
+
+    def refused(reason: str) -> None:
+        refusals.append(reason)
+        alarm.ring()
+
+    hello = _hello(options, built, epoch, opened, options.served_model_name or source.name)
+    mailbox = NodeMailbox(hello, list(options.routers), secret, refused)
+    try:
+        watchdog = Watchdog(options.watchdog_s)
+        makes = {name: role.make for name, role in opened.items()}
+        loop = NodeLoop(hello, built.engine, mailbox, watchdog.clock, makes)
+        config = built.engine.config
+        status.ready(dtype=built.layout.dtype, num_pages=config.num_pages, max_model_len=config.max_model_len)
+        watchdog.start()
+        while not refusals and not _stops(stopping, loop, mailbox):
+            if not loop.turn():
+                _sleep(loop, mailbox, endpoints, alarm)
+        loop.fail_all("node_stopped", "the node is stopping")
+        loop.turn()
+    except torch.OutOfMemoryError:  # to be started again: its pages are in an unknown state
+        _log.error("%s", gpu_memory.full("computing a step", built.device))
+        raise
+    finally:
+        mailbox.close()
+        for endpoint in endpoints:
+            endpoint.close()
+        alarm.close()
+    if refusals:
+        raise ConfigError(f"the router refused this node: {refusals[0]}")
+
+
+def _stops(stopping: Stopping, loop: NodeLoop, mailbox: NodeMailbox) -> bool:
+    now = time.monotonic()
+    if stopping.begins(now):
+        _log.info("draining: nothing new is taken, what is in hand has time to end")
+        mailbox.start_draining()
+    return stopping.over(now, idle=loop.idle)
+
+
+def _sleep(loop: NodeLoop, mailbox: NodeMailbox, endpoints: Sequence[Endpoint], alarm: Alarm) -> None:
+    now = time.monotonic()
+    due_s = min(IDLE_S, loop.due_in(now), *(endpoint.due_in(now) for endpoint in endpoints))
+    alarm.wait([mailbox.socket, *(socket for end in endpoints for socket in end.sockets())], due_s)
+
+
+def _build(options: NodeOptions, source: ModelSource, status: Reporter) -> Built:
+    return build_engine(
         source,
         dtype=options.dtype,
         load_format=options.load_format,
@@ -91,49 +145,17 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
         deterministic=options.deterministic,
         progress=status.loading,
     )
-    gc.collect()
-    gc.freeze()  # what is here now stays: no collection between two steps need look at it
-    epoch = Epoch(secrets.token_hex(8))
-    endpoint, address = open_endpoint(options, built, epoch, secret)
-    refusals: list[str] = []
-
-    def refused(reason: str) -> None:
-        refusals.append(reason)
-        alarm.ring()
-
-    hello = _hello(options, built, epoch, address, options.served_model_name or source.name)
-    mailbox = NodeMailbox(hello, list(options.routers), secret, refused)
-    try:
-        watchdog = Watchdog(options.watchdog_s)
-        loop = make_loop(hello, built.engine, endpoint, mailbox, watchdog.clock)
-        config = built.engine.config
-        status.ready(dtype=built.layout.dtype, num_pages=config.num_pages, max_model_len=config.max_model_len)
-        watchdog.start()
-        while not stop.is_set() and not refusals:
-            if not loop.turn():
-                now = time.monotonic()
-                due_s = min(IDLE_S, loop.due_in(now), endpoint.due_in(now))
-                alarm.wait([mailbox.socket, *endpoint.sockets()], due_s)
-        loop.fail_all("node_stopped", "the node is stopping")
-        loop.turn()
-    except torch.OutOfMemoryError:  # to be started again: its pages are in an unknown state
-        _log.error("%s", gpu_memory.full("computing a step", built.device))
-        raise
-    finally:
-        mailbox.close()
-        endpoint.close()
-        alarm.close()
-    if refusals:
-        raise ConfigError(f"the router refused this node: {refusals[0]}")
 
 
 def captured_steps(options: NodeOptions) -> tuple[str, ...]:
     if not options.cuda_graphs:
         return ()
-    return CAPTURES if options.role == DECODE else (CHUNKS,)  # a prefill node decodes nothing
+    return (CHUNKS,) if options.role == PREFILL and not options.flexible else CAPTURES
 
 
-def _hello(options: NodeOptions, built: Built, epoch: Epoch, address: str, served: str) -> Hello:
+def _hello(
+    options: NodeOptions, built: Built, epoch: Epoch, roles: Mapping[str, OpenRole], served: str
+) -> Hello:
     config = built.engine.config
     return Hello(
         node=NodeId(options.node_id),
@@ -142,7 +164,7 @@ def _hello(options: NodeOptions, built: Built, epoch: Epoch, address: str, serve
         version=SPEAKS,
         pid=os.getpid(),
         layout=built.layout,
-        address=address,
+        address="".join(role.address for role in roles.values()),  # one of them listens at most
         served_model=served,
         max_model_len=config.max_model_len,
         num_pages=config.num_pages,
@@ -150,4 +172,5 @@ def _hello(options: NodeOptions, built: Built, epoch: Epoch, address: str, serve
         max_batch_tokens=config.max_batch_tokens,
         max_num_seqs=config.max_num_seqs,
         prefix_caching=config.prefix_caching,
+        roles=list(roles) if len(roles) > 1 else [],
     )

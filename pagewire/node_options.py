@@ -13,15 +13,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOptions:
-    """One node. ``role`` is ``messages.PREFILL`` or ``messages.DECODE``.
+    """One node. ``role`` is ``messages.PREFILL`` or ``messages.DECODE``; one that is ``flexible`` begins with
+    it, and can take the other one too.
 
     ``model`` is what ``hub.resolve`` takes; ``served_model_name`` is what clients call it (None: the
     model's own name). ``routers`` are the mailbox addresses that the node dials, ``ipc://`` or ``tcp://``.
     ``handoff`` is where a decode node listens for KV (``shm://...`` or ``tcp://host:port``; port 0 takes a
-    free one, and Hello tells the router which); "" for a prefill node. ``max_model_len`` None means as
-    far as the model's config goes. ``kv_cache_bytes`` is all the memory for pages. ``threads`` is for one
-    step's arithmetic; with a ``niceness`` above 0 they yield to other processes. ``watchdog_s``: seconds
-    after which a node ends itself if its loop stands still; 0: never. ``secret_file`` holds the cluster
+    free one, and Hello tells the router which); "" for a prefill node that stays one. ``max_model_len`` None
+    means as far as the model's config goes. ``kv_cache_bytes`` is all the memory for pages. ``threads`` is
+    for one step's arithmetic; with a ``niceness`` above 0 they yield to other processes. ``watchdog_s``:
+    seconds after which a node ends itself if its loop stands still; 0: never. ``grace_s``: seconds that
+    requests in hand have to end after SIGTERM, before they are given back. ``secret_file`` holds the cluster
     secret. ``log_format`` is "text" or "json". ``status_fd`` is where ``pagewire.status.Reporter`` writes;
     None: nobody listens.
     """
@@ -31,6 +33,7 @@ class NodeOptions:
     model: str
     routers: tuple[str, ...]
     handoff: str = ""
+    flexible: bool = False
     dtype: str = "auto"
     load_format: str = "auto"
     quantization: str = "auto"
@@ -50,6 +53,7 @@ class NodeOptions:
     threads: int = 1
     niceness: int = 0
     watchdog_s: int = 60
+    grace_s: float = 30.0
     prefix_caching: bool = True
     secret_file: str | None = None
     served_model_name: str | None = None

@@ -6,6 +6,7 @@ Knows files and addresses; knows no secret and no socket.
 from __future__ import annotations
 
 import ipaddress
+import os
 import stat
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,6 +26,18 @@ def private_bytes(path: str | Path, what: str) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ConfigError(f"{what} {path} cannot be read: {error.strerror}") from error
+
+
+def state_folder() -> Path:
+    """Where this user's own secret and sockets lie on this host; made when first asked for. Raises
+    ConfigError."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    folder = Path(state) / "pagewire"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made: {error.strerror}") from error
+    return folder
 
 
 def is_local(address: str) -> bool:

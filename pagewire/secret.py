@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import secrets
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +21,10 @@ from zmq.utils import z85
 
 from pagewire.errors import ConfigError
 from pagewire.guard import Guard
-from pagewire.private import is_local, private_bytes
+from pagewire.private import is_local, private_bytes, state_folder
 
 MIN_SECRET_BYTES = 32
+_ADMIN = b"pagewire-admin-1"
 _PERSON = b"pagewire-curve-2"  # BLAKE2b personalisation: exactly 16 bytes
 
 
@@ -61,21 +61,17 @@ def secret_for(path: str | None, *addresses: str) -> bytes | None:
 
 def own_secret() -> Path:
     """The file with this user's own secret on this host, made when first asked for. Raises ConfigError."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    path = Path(state) / "pagewire" / "secret"
-    if not path.exists():
-        draft = path.with_name(f".secret-{secrets.token_hex(8)}")
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path = state_folder() / "secret"
+        if not path.exists():
+            draft = path.with_name(f".secret-{secrets.token_hex(8)}")
             draft.touch(mode=0o600)
             draft.write_bytes(secrets.token_bytes(MIN_SECRET_BYTES))
             with contextlib.suppress(FileExistsError):
                 path.hardlink_to(draft)  # another process may be first: then that one's counts
             draft.unlink()
-        except OSError as error:
-            raise ConfigError(
-                f"no secret can be kept in {path.parent}: give --cluster-secret-file"
-            ) from error
+    except (ConfigError, OSError) as error:
+        raise ConfigError("no secret of this user can be kept: give --cluster-secret-file") from error
     return path
 
 
@@ -87,6 +83,11 @@ def key_pair(secret: bytes, side: str) -> KeyPair:
     scalar = hashlib.blake2b(secret, digest_size=32, person=_PERSON, salt=salt).digest()
     private = z85.encode(scalar)
     return KeyPair(zmq.curve_public(private), private)
+
+
+def admin_token(secret: bytes) -> str:
+    """What whoever may tell a router's nodes what to do shows it: 64 hex digits."""
+    return hashlib.blake2b(secret, digest_size=32, person=_ADMIN).hexdigest()
 
 
 def require_for(address: str, secret: bytes | None) -> None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 from kv_transfer import TransferId
 from pagewire.engine.pages import PageLease
 from pagewire.engine.sequence import Sequence
-from pagewire.messages import Handoff, NodeId, PrefillRequest, RequestId
+from pagewire.messages import Handoff, NodeId, PrefillRequest
+from pagewire.node_role import Key
 from pagewire.timeline import Stopwatch
-
-Key = tuple[RequestId, int]
 
 
 @dataclass(slots=True, eq=False)

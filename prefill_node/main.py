@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from kv_transfer import Sender, open_sender
 from pagewire.engine.build import Built
 from pagewire.engine.staging import handoff_pages
-from pagewire.messages import Epoch
-from pagewire.node import run_node
+from pagewire.messages import PREFILL, Epoch
+from pagewire.node import OpenRole, run_node
 from pagewire.node_options import NodeOptions
-from prefill_node.loop import PrefillNode
+from prefill_node.role import PrefillRole
 
 
 def run(options: NodeOptions) -> None:
     """Serve until SIGTERM. Raises ConfigError if it cannot start."""
-    run_node(options, _dial, PrefillNode)
+    run_node(options, {PREFILL: open_role})
 
 
-def _dial(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> tuple[Sender, str]:
+def open_role(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> OpenRole:
     pages = handoff_pages(built.engine.runner.cache)
     lender = pages.lender() if options.direct_handoff else None
-    return Sender(open_sender(secret, lender), pages, built.layout, epoch), ""
+    sender = Sender(open_sender(secret, lender), pages, built.layout, epoch)
+    return OpenRole(sender, partial(PrefillRole, sender=sender))

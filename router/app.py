@@ -38,6 +38,7 @@ from router.not_served import why_not
 from router.prompts import checked, render_chat
 from router.responses.endpoint import respond
 from router.schemas import DetokenizeBody, TokenizeBody
+from router.state import nodes_view
 from router.tool_use import ToolUse, checked_tools
 
 GONE = 499  # nobody sees it but the log: the client hung up first
@@ -158,7 +159,7 @@ def _state_routes(app: FastAPI, front: Front) -> None:
             return JSONResponse({"status": status})
         age = service.canary.age(service.clock())
         told = {"status": status, "why": service.unready, "proof_age_s": age and round(age, 3)}
-        return JSONResponse(told | {"inflight": service.inflight, "nodes": _nodes(front)})
+        return JSONResponse(told | {"inflight": service.inflight, "nodes": nodes_view(front.service)})
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -169,34 +170,6 @@ def _dashboard_routes(app: FastAPI, live: Live) -> None:
     @app.get("/dashboard/events", include_in_schema=False)  # the page's own, and without an end
     async def events() -> Response:
         return Events(live.watch())
-
-
-def _nodes(front: Front) -> list[dict[str, Any]]:
-    now = front.service.clock()
-    return [
-        {
-            "node": node.hello.node,
-            "role": node.hello.role,
-            "pid": node.hello.pid,
-            "epoch": node.hello.epoch,
-            "version": node.hello.version,
-            "max_model_len": node.hello.max_model_len,
-            "page_size": node.hello.page_size,
-            "suspect": node.suspect,
-            "silent_s": round(now - node.heard, 3),
-            "load": {
-                "waiting": node.load.waiting,
-                "running": node.load.running,
-                "queued_tokens": node.load.queued_tokens,
-                "pages_free": node.load.pages_free,
-                "pages_total": node.load.pages_total,
-                "transfers": node.load.transfers,
-                "steps": node.load.steps,
-                "gauges": node.load.gauges,
-            },
-        }
-        for node in front.service.fleet.nodes.values()
-    ]
 
 
 def _error_handlers(app: FastAPI, front: Front) -> None:

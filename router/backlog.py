@@ -42,6 +42,11 @@ class Backlog:
     def __len__(self) -> int:
         return len(self.queue)
 
+    @property
+    def prompts(self) -> int:
+        """Tokens of the prompts that wait."""
+        return sum(size.prompt for _, size in self._waiting.values())
+
     def join(self, now: float, request: RequestId, tenant: str, size: Size, priority: int = 0) -> None:
         self._pass(now)
         self._waiting[request] = now, size

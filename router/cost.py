@@ -55,10 +55,10 @@ class Costs:
     def of(cls, now: float, ledger: Ledger, nodes: Iterable[Node]) -> Costs:
         """A rate that a node did not measure is the mean of those of its role that did."""
         nodes = list(nodes)
-        prefills = _mean([node for node in nodes if node.hello.role != DECODE], Rates())
+        prefills = _mean([node for node in nodes if node.role != DECODE], Rates())
         slower = {name: UNMEASURED * getattr(prefills, name) for name in READING}
-        decodes = _mean([node for node in nodes if node.hello.role == DECODE], replace(prefills, **slower))
-        guesses = {node.peer: decodes if node.hello.role == DECODE else prefills for node in nodes}
+        decodes = _mean([node for node in nodes if node.role == DECODE], replace(prefills, **slower))
+        guesses = {node.peer: decodes if node.role == DECODE else prefills for node in nodes}
         return cls(now, ledger, {n.peer: replace(guesses[n.peer], **n.measured) for n in nodes})
 
     def through(self, prompt: Prompt, prefill: Node, decode: Node) -> float:

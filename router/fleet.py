@@ -31,21 +31,33 @@ class NodeLost(NamedTuple):
     reason: str
 
 
-Change = NodeJoined | NodeLost
+class NodeTurned(NamedTuple):
+    """It offers something else: another ``role``, or nothing new any more."""
+
+    peer: Peer
+    role: str
+    draining: bool
+
+
+Change = NodeJoined | NodeLost | NodeTurned
 
 
 @dataclass(slots=True)
 class Node:
-    """A node that was welcomed. ``heard`` is when its last message came, in the caller's seconds."""
+    """A node that was welcomed. ``heard`` is when its last message came, in the caller's seconds. ``role`` is
+    what it offers now, unless it is ``draining``."""
 
     hello: Hello
     heard: float
     load: Load
     suspect: bool = False
+    draining: bool = False
+    role: str = field(init=False)
     peer: Peer = field(init=False)
     measured: Mapping[str, float] = field(init=False)  # its rates, as far as it has told them
 
     def __post_init__(self) -> None:
+        self.role = self.hello.role
         self.peer = Peer(self.hello.node, self.hello.epoch)
         self.reported(self.load)
 
@@ -89,21 +101,26 @@ class Fleet:
             if known.peer != peer:
                 self._replaced[hello.node].append(known.hello.epoch)
             why = "it restarted" if known.peer != peer else "it had given this router up"
-            changes.append(NodeLost(known.peer, known.hello.role, why))
+            changes.append(NodeLost(known.peer, known.role, why))
         self._had_prefill = self._had_prefill or hello.role == PREFILL
         load = Load(pages_free=hello.num_pages, pages_total=hello.num_pages)
         self.nodes[hello.node] = Node(hello, heard=now, load=load)
         changes.append(NodeJoined(peer))
         return self._welcome(hello.session), changes
 
-    def beat(self, now: float, peer: Peer, beat: Beat) -> Welcome | None:
+    def beat(self, now: float, peer: Peer, beat: Beat) -> tuple[Welcome | None, list[Change]]:
         """A heartbeat. A Welcome in answer asks a node that is not known for its Hello."""
         node = self.get(peer)
         if node is None:
-            return None if peer.epoch in self._replaced.get(peer.node, ()) else self._welcome()
+            return None if peer.epoch in self._replaced.get(peer.node, ()) else self._welcome(), []
         node.heard, node.suspect = now, False
         node.reported(beat.load)
-        return None
+        role = beat.role if beat.role in node.hello.roles else node.hello.role
+        if (role, beat.draining) == (node.role, node.draining):
+            return None, []
+        node.role, node.draining = role, beat.draining
+        self._had_prefill = self._had_prefill or role == PREFILL
+        return None, [NodeTurned(peer, role, beat.draining)]
 
     def heard(self, now: float, peer: Peer) -> bool:
         """Any other message came from ``peer``. False if it is not one of ours, and is to be ignored."""
@@ -127,7 +144,7 @@ class Fleet:
         for node in lost:
             del self.nodes[node.hello.node]
         reason = f"silent for {self.lost_after:g} s"
-        return [NodeLost(node.peer, node.hello.role, reason) for node in lost]
+        return [NodeLost(node.peer, node.role, reason) for node in lost]
 
     def silent(self, now: float, peer: Peer) -> bool:
         """True if ``peer`` missed a heartbeat; else one that cannot be reached may be reconnecting."""
@@ -140,7 +157,7 @@ class Fleet:
         if node is None:
             return []
         del self.nodes[peer.node]
-        return [NodeLost(peer, node.hello.role, reason)]
+        return [NodeLost(peer, node.role, reason)]
 
     def get(self, peer: Peer) -> Node | None:
         """The node in exactly that life, or None."""
@@ -148,7 +165,8 @@ class Fleet:
         return node if node is not None and node.hello.epoch == peer.epoch else None
 
     def of(self, role: str) -> Iterator[Node]:
-        return (node for node in self.nodes.values() if node.hello.role == role)
+        """Those that offer ``role`` to new work."""
+        return (node for node in self.nodes.values() if node.role == role and not node.draining)
 
     @property
     def able(self) -> bool:
@@ -174,7 +192,9 @@ class Fleet:
             return f"{hello.node} speaks under the name of {clean(peer.node, 60)}"
         if hello.role not in (PREFILL, DECODE):
             return f"unknown role {clean(hello.role, 60)}"
-        if hello.role == DECODE and not hello.address:
+        if hello.roles and (hello.role not in hello.roles or not {*hello.roles} <= {PREFILL, DECODE}):
+            return f"its roles are not its role or not known: {clean(', '.join(hello.roles), 60)}"
+        if DECODE in (hello.role, *hello.roles) and not hello.address:
             return "a decode node needs a handoff address"
         if not _goes_with(hello.version, self.version):
             return f"version {clean(hello.version, 60)} does not go with {self.version}"

@@ -14,7 +14,8 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
 
 import uvloop
 
@@ -23,17 +24,19 @@ from pagewire.errors import ConfigError, Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
 from pagewire.private import is_local
-from pagewire.secret import secret_for
+from pagewire.secret import admin_token, load_secret, own_secret, secret_for
 from pagewire.status import Reporter
 from pagewire.text.output.dialect import dialect_of
 from pagewire.text.tokenizer import load_tokenizer
-from router import request_log
+from router import admin, request_log
 from router.app import make
+from router.autorole import Targets
 from router.dashboard.live import Live
 from router.front import Front
 from router.grammar_check import GrammarCheck
 from router.keys import ring_of
 from router.options import RouterOptions
+from router.role_keeper import RoleKeeper
 from router.server import HttpServer, allow_files, http_config, listen
 from router.service import Service
 from router.tls import context_of
@@ -89,7 +92,16 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         live = Live(service, names[0]) if options.dashboard else None
         app = make(front, keys, options.allowed_origins, live)
         server = HttpServer(http_config(options, app), tls)
-        running = asyncio.create_task(_running(service, live))
+        parts = [service.run()]
+        if live is not None:
+            parts.append(live.run())
+        if options.autorole:
+            targets = Targets(options.slo_ttft_ms, options.slo_itl_ms)
+            parts.append(RoleKeeper(service, targets).run())
+        if options.admin_port is not None:
+            door = stack.enter_context(listen("127.0.0.1", options.admin_port))
+            parts.append(_admin(options, service, secret or load_secret(own_secret()), door))
+        running = asyncio.create_task(_running(parts))
         await _serve(options, service, running, server, listener, on_listening)
 
 
@@ -108,11 +120,19 @@ def _traced(service: Service, endpoint: str) -> Iterator[None]:
         tracing.close()
 
 
-async def _running(service: Service, live: Live | None) -> None:
+async def _running(parts: Sequence[Coroutine[Any, Any, None]]) -> None:
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(service.run())
-        if live is not None:
-            tasks.create_task(live.run())
+        for part in parts:
+            tasks.create_task(part)
+
+
+async def _admin(options: RouterOptions, service: Service, secret: bytes, door: socket.socket) -> None:
+    server = HttpServer(http_config(options, admin.make(service, admin_token(secret))))
+    try:
+        await server.serve(sockets=[door])
+    finally:
+        for listening in server.servers:
+            listening.close()
 
 
 async def _serve(

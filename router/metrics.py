@@ -51,6 +51,7 @@ class Metrics:
             "http_requests", "HTTP requests by route and status; 499: the client left.", "route", "status"
         )
         self.lost = self._counter("nodes_lost", "Nodes given up.", "role")
+        self.moves = self._counter("role_moves", "Nodes that --autorole told to change, by what to.", "role")
         self._gauge("router_inflight_requests", "Requests in the router's hands.", inflight)
         self._gauge("router_queued_requests", "Of those, waiting for their turn.", queued)
         text = "Pairs of a prefill and a decode node that did not reach each other when last tried."

@@ -104,7 +104,7 @@ class NodeMetrics(Collector):
         metrics = {family: family.metric() for family in _FAMILIES}
         for node in self._fleet.nodes.values():
             for family, further, value in _figures(node):
-                labels = [node.hello.node, node.hello.role]
+                labels = [node.hello.node, node.role]
                 metrics[family].add_metric([*labels, further] if family.label else labels, value)
         return metrics.values()
 

@@ -55,6 +55,10 @@ class RouterOptions:
     recovery_s: float = 8.0  # that a request waits for lost nodes to come back
     canary_s: float = 20.0  # without a handoff: then the router tries one itself. 0: it takes the nodes' word
     grace_s: float = 10.0  # that requests have to end on SIGTERM
+    autorole: bool = False  # nodes that can are moved between the roles, so that these are met:
+    slo_ttft_ms: float = 2000.0
+    slo_itl_ms: float = 100.0
+    admin_port: int | None = None  # of this host, for who tells nodes what to do; None: nobody does
 
     # --- to be seen
     dashboard: bool = True  # serve the page /dashboard

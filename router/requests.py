@@ -19,7 +19,7 @@ from router.admission import Ticket
 from router.backlog import Backlog
 from router.failures import cut_off
 from router.feed import Delta, Feed
-from router.fleet import Change, Fleet, NodeJoined, NodeLost
+from router.fleet import Change, Fleet, NodeJoined, NodeLost, NodeTurned
 from router.generation import Generation
 from router.inflight import Inflight
 from router.metrics import Metrics
@@ -182,14 +182,21 @@ class Requests:
                 case NodeJoined(peer):
                     log.info("%s joined", peer.node)
                     self.placing.joined(now, peer)
-                    for member in [m for m in self._inflight.values() if m.sent_at is not None]:
-                        self._act(member, member.dispatch.tick(now))
+                    self._look_again(now)
+                case NodeTurned(peer, role, draining):
+                    log.info("%s %s", peer.node, "is draining" if draining else f"is a {role} node now")
+                    self._look_again(now)
                 case NodeLost(peer, role, reason):
                     log.warning("%s lost: %s", peer.node, reason)
                     self.placing.lost(peer)
                     self._metrics.lost.labels(role).inc()
                     for member in list(self._inflight.values()):
                         self._act(member, member.dispatch.lost(now, peer))
+
+    def _look_again(self, now: float) -> None:
+        """There are nodes that were not there: some of what was let out may wait for them."""
+        for member in [m for m in self._inflight.values() if m.sent_at is not None]:
+            self._act(member, member.dispatch.tick(now))
 
     # --- actions --------------------------------------------------------------------------------------------
 

@@ -157,6 +157,10 @@ class Service:
         self._begun.set()
         return self.requests.start(now, feed, members, ticket)
 
+    def tell(self, peer: Peer, message: object) -> bool:
+        """A word to a node that is about no request. False if it cannot be reached."""
+        return self._mailbox.send(peer, message)
+
     # --- tasks ----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -196,7 +200,9 @@ class Service:
                 if self.fleet.heard(now, peer):
                     self.requests.tokens(now, peer, self._without_ours(now, peer, message))
             case Beat():
-                self._answer(peer, self.fleet.beat(now, peer, message))
+                answer, changes = self.fleet.beat(now, peer, message)
+                self._answer(peer, answer)
+                self.requests.changed(now, changes)
             case PagesChanged():
                 if self.fleet.heard(now, peer):
                     self.requests.pages(now, peer, message)

@@ -1,19 +1,21 @@
 """A router's view of a prefill and a decode node in this process, on a wire that tests can break.
 
-With a GPU both are on it, in deterministic mode, and KV goes through pinned memory.
+With a GPU both are on it, in deterministic mode, and KV goes through pinned memory. ``flexible`` nodes have
+both roles each; the first one is still asked to read, and the second one to write.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from tiny import model_folder
 
-from decode_node.loop import DecodeNode
+from decode_node.role import DecodeRole
 from kv_transfer import Receiver, Sender, Timeouts
 from kv_transfer.transports.loopback import Loopback
 from pagewire.engine.build import CAPTURES, Built, build_engine
@@ -35,11 +37,14 @@ from pagewire.messages import (
     TokenItem,
     Tokens,
 )
+from pagewire.node_loop import NodeLoop
+from pagewire.node_role import MakeRole
 from pagewire.sampling import SamplingParams
-from prefill_node.loop import PrefillNode
+from prefill_node.role import PrefillRole
 
 ROUTER = NodeId("router")
 ahead = False  # whether engines overlap their steps: tests set it
+flexible = False  # whether each node has both roles
 TOKEN_NUMBERS = 3 * 2 * 2 * 16  # of the tiny model's cache: layers, keys and values, KV heads, head_dim
 
 
@@ -50,6 +55,7 @@ class Post:
         self.inbox: deque[tuple[NodeId, Any]] = deque()
         self.sent: list[Any] = []
         self.load = Load()
+        self.role = ""
 
     def drain(self) -> list[tuple[NodeId, Any]]:
         return [self.inbox.popleft() for _ in range(len(self.inbox))]
@@ -60,6 +66,9 @@ class Post:
 
     def report(self, load: Load) -> None:
         self.load = load
+
+    def take_role(self, role: str) -> None:
+        self.role = role
 
 
 class World:
@@ -86,16 +95,27 @@ class World:
         self.prefill_engine = built.engine
         quick = Timeouts(retry_s=1.0, stall_s=5.0)
         self.sender = Sender(self.network.end("p"), _pages(built), built.layout, "pe", quick, poll_bytes=4096)
-        self.prefill = PrefillNode(
-            _hello(PREFILL, built), built.engine, self.sender, self.posts[PREFILL], lambda: self.now
-        )
+        self.ends = [self.sender]
+        roles: dict[str, MakeRole] = {PREFILL: partial(PrefillRole, sender=self.sender)}
+        if flexible:
+            back = Receiver(self.network.end("pd"), _pages(built), built.layout, "pe", timeouts=quick)
+            roles[DECODE] = partial(DecodeRole, receiver=back)
+            self.ends.append(back)
+        self.prefill = self._node(PREFILL, built, roles)
         built = _build(folder, decode_pages * token_bytes, decode_page_size, budget, kv_cache_dtype)
         self.decode_engine = built.engine
         self.receiver = Receiver(self.network.end("d"), _pages(built), built.layout, "de", timeouts=quick)
-        self.decode = DecodeNode(
-            _hello(DECODE, built), built.engine, self.receiver, self.posts[DECODE], lambda: self.now
-        )
+        self.ends.append(self.receiver)
+        roles = {DECODE: partial(DecodeRole, receiver=self.receiver)}
+        if flexible:
+            on = Sender(self.network.end("ds"), _pages(built), built.layout, "de", quick, poll_bytes=4096)
+            roles = {PREFILL: partial(PrefillRole, sender=on)} | roles
+            self.ends.append(on)
+        self.decode = self._node(DECODE, built, roles)
         self._ids = itertools.count()
+
+    def _node(self, role: str, built: Built, roles: dict[str, MakeRole]) -> NodeLoop:
+        return NodeLoop(_hello(role, built), built.engine, self.posts[role], lambda: self.now, roles)
 
     def ask(
         self,
@@ -107,10 +127,11 @@ class World:
         reader: str = PREFILL,
         address: str = "d",
         priority: int = 0,
+        writer: str = "d",
     ) -> RequestId:
         """What a router does for a request, whose prompt the node of role ``reader`` is to read."""
         request = RequestId(name or f"r{next(self._ids)}")
-        target = DecodeTarget(NodeId("d"), Epoch("de"), address)
+        target = DecodeTarget(NodeId(writer), Epoch(f"{writer}e"), address)
         asked = PrefillRequest(
             request, 1, list(range(params.n)), tokens, len(tokens), params, seed, "", 60_000, target, priority
         )
@@ -137,7 +158,7 @@ class World:
     @property
     def quiet(self) -> bool:
         loads = self.prefill.load(), self.decode.load()
-        held = loads[0].gauges["jobs"] + loads[1].gauges["landing"] + loads[1].gauges["live"]
+        held = sum(load.gauges.get(name, 0) for load in loads for name in ("jobs", "landing", "live"))
         mail = any(post.inbox for post in self.posts.values())
         return not (mail or held or any(x.waiting or x.running or x.transfers for x in loads))
 
@@ -149,7 +170,9 @@ class World:
             engine.pool.check()
             assert engine.accounts().leased == 0
             assert not engine.busy
-        assert self.sender.open_transfers == self.receiver.open_transfers == 0
+        assert not any(end.open_transfers for end in self.ends)
+        assert self.prefill.idle
+        assert self.decode.idle
         assert self.receiver.credit_bytes == 0
 
     # --- what the router was told ---------------------------------------------------------------------------

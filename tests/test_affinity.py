@@ -2,124 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from one_process import TOKEN_NUMBERS, Post, _build, _pages
+from routed_world import World
 from tiny import model_folder
-
-from decode_node.loop import DecodeNode
-from kv_transfer import Receiver, Sender
-from kv_transfer.transports.loopback import Loopback
-from pagewire.hub import resolve
-from pagewire.mailbox import SPEAKS, TO_NODE, TO_ROUTER, Peer
-from pagewire.messages import DECODE, PREFILL, Beat, Epoch, Hello, NodeId, PagesChanged, Welcome
-from pagewire.sampling import SamplingParams
-from pagewire.text.tokenizer import load_tokenizer
-from prefill_node.loop import PrefillNode
-from router.generation import Generation
-from router.options import RouterOptions
-from router.service import Service
-from router.submission import Submission
-
-GREEDY = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
-Node = PrefillNode | DecodeNode
-
-
-class World:
-    """What the router sends is in a node's inbox at once; what the nodes say, after their turn."""
-
-    def __init__(self, folder: Path, *, keeps: bool = True, **options: Any) -> None:
-        self.keeps = keeps
-        self.now = 100.0
-        self.nodes: dict[str, tuple[Node, Post, Hello]] = {}
-        self.drop_pages = 0  # so many messages about pages get lost
-        self.measured: dict[str, float] = {}  # what nodes say to have measured: here their clock stands still
-        self.why = ""  # of the last request
-        self._ids = itertools.count()
-        network = Loopback()
-        made = RouterOptions(model="demo", mailbox="", router_id="router", **options)
-        self.service = Service(self, made, load_tokenizer(resolve("demo")), lambda: self.now)
-        for name in ("prefill-0", "prefill-1", "decode-0"):
-            self._start(folder, name, network)
-        self.turn()
-
-    def _start(self, folder: Path, name: str, network: Loopback) -> None:
-        built, post = _build(folder, 256 * TOKEN_NUMBERS * 2, 16, 64, "bfloat16"), Post()
-        role, config, end = name.partition("-")[0], built.engine.config, network.end(name)
-        address = name if role == DECODE else ""
-        sizes = config.max_model_len, config.num_pages, config.page_size
-        built.engine.cache.enabled = self.keeps
-        hello = Hello(NodeId(name), Epoch("e"), role, SPEAKS, 1, built.layout, address, "tiny", *sizes)
-        hello = replace(hello, prefix_caching=self.keeps)
-        node: Node
-        if role == PREFILL:
-            sender = Sender(end, _pages(built), built.layout, name)
-            node = PrefillNode(hello, built.engine, sender, post, lambda: self.now)
-        else:
-            receiver = Receiver(end, _pages(built), built.layout, name)
-            node = DecodeNode(hello, built.engine, receiver, post, lambda: self.now)
-        self.nodes[name] = node, post, hello
-        self._hear(hello, hello)
-
-    async def receive(self) -> Any:
-        raise NotImplementedError
-
-    def send(self, peer: Peer, message: object) -> bool:
-        if not isinstance(message, Welcome | Beat):
-            self.nodes[peer.node][1].inbox.append((NodeId("router"), TO_NODE.decode(TO_NODE.encode(message))))
-        return True
-
-    def turn(self) -> None:
-        self.now += 0.01
-        for node, post, hello in self.nodes.values():
-            node.turn()
-            load = replace(post.load, gauges=post.load.gauges | self.measured)
-            said, post.sent = [*post.sent, Beat(hello.node, hello.epoch, load)], []
-            for message in said:
-                if isinstance(message, PagesChanged) and message.sequence and self.drop_pages:
-                    self.drop_pages -= 1
-                else:
-                    self._hear(hello, TO_ROUTER.decode(TO_ROUTER.encode(message)))
-        self.service.sweep()
-
-    def _hear(self, hello: Hello, message: object) -> None:
-        self.service.receive(Peer(hello.node, hello.epoch), message)
-
-    def ask(self, *prompts: list[int], salt: str = "") -> list[tuple[str, int | None, list[int]]]:
-        """Who read each prompt, how much of it was cached there, and the answer. All are asked at once."""
-        asked = [
-            self.service.submit(
-                Submission(
-                    request=f"{next(self._ids):032x}",
-                    prompts=[tokens],
-                    sampling=GREEDY,
-                    cache_salt=salt,
-                    whole=True,
-                ),
-                self.service.admit(),
-            )
-            for tokens in prompts
-        ]
-        for _ in range(500):
-            self.turn()
-            if not self.service.inflight:
-                break
-        assert not self.service.inflight
-        return [self._told(generation) for generation in asked]
-
-    def peer(self, name: str) -> Peer:
-        hello = self.nodes[name][2]
-        return Peer(hello.node, hello.epoch)
-
-    def _told(self, generation: Generation) -> tuple[str, int | None, list[int]]:
-        member = generation.members[0]
-        tokens = [item.token for delta in generation.feed._unread for item in delta.items]
-        self.why = str(member.dispatch.pairs[0].why)
-        return member.dispatch.pairs[0].prefill.node, member.cached_tokens, tokens
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +59,7 @@ def test_a_message_that_was_lost_is_made_up_for(folder: Path) -> None:
     world.now += 20.0  # nothing is foreseen any more
     for _ in range(3):
         world.turn()
-    held = {label[:8] for label in world.nodes[reader][0]._engine.pool.labels}
+    held = {label[:8] for label in world.engines[[*world.nodes].index(reader)].pool.labels}
     assert set(world.service.requests.placing.index._nodes[world.peer(reader)].pages) == held
 
 

@@ -40,11 +40,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_folder(tmp_path_factory.mktemp("models") / "tiny").path
 
 
-@pytest.fixture(params=[False, True], ids=["", "ahead"], autouse=True)
-def _overlapped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything holds when steps begin before the tokens of the last are seen, too."""
-    monkeypatch.setattr(one_process, "ahead", request.param)
-    if request.param:  # and KV goes the way that it goes on a GPU
+@pytest.fixture(params=["", "flexible", "ahead"], autouse=True)
+def _kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it holds for nodes with both roles too, and when steps begin before the last tokens are seen."""
+    monkeypatch.setattr(one_process, "flexible", request.param == "flexible")
+    monkeypatch.setattr(one_process, "ahead", request.param == "ahead")
+    if request.param == "ahead":  # and KV goes the way that it goes on a GPU
         monkeypatch.setattr(one_process, "handoff_pages", PinnedPages)
 
 

@@ -235,6 +235,40 @@ SecretFile = Annotated[
 ]
 
 
+Handoff = Annotated[
+    str,
+    typer.Option(
+        metavar="tcp://HOST:PORT",
+        help="Where prefill nodes reach this node. 0.0.0.0 stands for this host's address on the way to "
+        "the router, port 0 for a free port.",
+        rich_help_panel="Cluster",
+    ),
+]
+
+Grace = Annotated[
+    float,
+    typer.Option(
+        "--grace",
+        metavar="N",
+        min=0.0,
+        help="Seconds that requests in hand have to end after SIGTERM. A node then gives the rest back, to "
+        "go on elsewhere.",
+        rich_help_panel="Cluster",
+    ),
+]
+
+AdminPort = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PORT",
+        min=0,
+        max=65535,
+        help="A port of 127.0.0.1 on which nodes can be told to change their role: see pagewire role.",
+        rich_help_panel="Cluster",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFlags:
     """For a node that is started by itself."""
@@ -256,3 +290,4 @@ class NodeFlags:
         ),
     ] = None
     secret_file: SecretFile = None
+    grace: Grace = 30.0

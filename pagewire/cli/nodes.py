@@ -1,6 +1,7 @@
-"""``pagewire router``, ``prefill`` and ``decode``: one process each, in the foreground, for several hosts.
+"""``pagewire router``, ``prefill``, ``decode``, ``worker``: one process each, in the foreground.
 
-Knows flags and addresses. What keeps services alive on a host (systemd, compose) supervises them.
+For several hosts. Knows flags and addresses. What keeps services alive on a host (systemd, compose)
+supervises them.
 """
 
 from __future__ import annotations
@@ -9,19 +10,30 @@ import os
 import socket
 import threading
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pagewire import status
 from pagewire.cli import addresses, local, roles
-from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, Model, NodeFlags, SecretFile
+from pagewire.cli.flags import (
+    DEFAULT_MODEL,
+    AdminPort,
+    EngineFlags,
+    Grace,
+    Handoff,
+    Model,
+    NodeFlags,
+    SecretFile,
+)
 from pagewire.cli.groups import grouped
 from pagewire.cli.name_flags import NameFlags
 from pagewire.cli.progress import view_for
 from pagewire.cli.router_flags import HttpFlags
 from pagewire.messages import DECODE, PREFILL
 from pagewire.node_options import NodeOptions
+
+RoleName = Literal["prefill", "decode"]
 
 
 @grouped
@@ -44,6 +56,8 @@ def router(
         ),
     ] = None,
     secret_file: SecretFile = None,
+    admin_port: AdminPort = None,
+    grace: Grace = 30.0,
 ) -> None:
     """Run one router: HTTP for clients, and a mailbox that nodes dial. Needs no torch.
 
@@ -64,7 +78,16 @@ def router(
     addresses.free_port(http.host, http.port)
     mailbox = addresses.mailbox(listen, "--listen")
     options = http.options(model, names)
-    roles.run(replace(options, mailbox=mailbox, router_id=router_id, secret_file=secret_file))
+    roles.run(
+        replace(
+            options,
+            mailbox=mailbox,
+            router_id=router_id,
+            secret_file=secret_file,
+            admin_port=admin_port,
+            grace_s=grace,
+        )
+    )
 
 
 @grouped
@@ -86,15 +109,7 @@ def decode(
     node: NodeFlags,
     engine: EngineFlags,
     model: Model = DEFAULT_MODEL,
-    handoff: Annotated[
-        str,
-        typer.Option(
-            metavar="tcp://HOST:PORT",
-            help="Where prefill nodes reach this node. 0.0.0.0 stands for this host's address on the way to "
-            "the router, port 0 for a free port.",
-            rich_help_panel="Cluster",
-        ),
-    ] = "tcp://127.0.0.1:0",
+    handoff: Handoff = "tcp://127.0.0.1:0",
 ) -> None:
     """Run one decode node: it takes over requests whose prompt was read elsewhere, and writes their answers.
 
@@ -108,10 +123,34 @@ def decode(
     _run(DECODE, node, engine.options(model, names, nodes=1), handoff=addresses.handoff(handoff, routers[0]))
 
 
-def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> None:
+@grouped
+def worker(
+    names: NameFlags,
+    node: NodeFlags,
+    engine: EngineFlags,
+    model: Model = DEFAULT_MODEL,
+    role: Annotated[
+        RoleName, typer.Option(metavar="ROLE", help="What it begins as: prefill or decode.")
+    ] = "decode",
+    handoff: Handoff = "tcp://127.0.0.1:0",
+) -> None:
+    """Run one node that can do both, and change its role while it runs.
+
+    [bold]Example[/bold]:
+
+        pagewire worker MODEL --role prefill --router tcp://10.0.0.1:7500 --handoff tcp://10.0.0.3:7600
+
+    What it has in hand it ends as what it was begun: see pagewire role --help.
+    """
+    routers = _routers(node)
+    options = replace(engine.options(model, names, nodes=1), flexible=True)
+    _run(role, node, options, handoff=addresses.handoff(handoff, routers[0]), name="worker")
+
+
+def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str, name: str = "") -> None:
     # Before torch is loaded: its thread pools read the environment once.
     os.environ.update(local.thread_environment(options.threads))
-    name = node.node_id or f"{role}-{socket.gethostname()}"
+    name = node.node_id or f"{name or role}-{socket.gethostname()}"
     options = replace(
         options,
         role=role,
@@ -119,6 +158,7 @@ def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> N
         routers=_routers(node),
         handoff=handoff,
         secret_file=node.secret_file,
+        grace_s=node.grace,
         status_fd=_shown(name, options.log_format),
     )
     try:

@@ -1,4 +1,4 @@
-"""The three programs by name, and their options as JSON. Imports a program only when it is about to run."""
+"""The programs by name, and their options as JSON. Imports a program only when it is about to run."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ def run(options: Options) -> None:
         import router.main
 
         router.main.run(options)
+    elif options.flexible:
+        import pagewire.cli.worker
+
+        pagewire.cli.worker.run(options)
     elif options.role == PREFILL:
         import prefill_node.main
 

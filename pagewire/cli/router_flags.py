@@ -5,6 +5,7 @@ Knows flags and router options; knows no command.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +14,7 @@ import typer
 
 from pagewire.cli.door_flags import DoorFlags
 from pagewire.cli.name_flags import NameFlags
+from pagewire.errors import ConfigError
 from router.keys import ring_of
 from router.options import Disaggregation, Placement, RouterOptions
 from router.tls import context_of
@@ -111,6 +113,43 @@ class PlacementFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoleFlags:
+    """What nodes that can do both are to do."""
+
+    autorole: Annotated[
+        bool,
+        typer.Option(
+            "--autorole",
+            help="Have nodes that can do both change between prefill and decode, so that more requests meet "
+            "--slo. Of several routers, give it to one.",
+            rich_help_panel="Nodes",
+        ),
+    ] = False
+    slo: Annotated[
+        str,
+        typer.Option(
+            metavar="ttft:MS,itl:MS",
+            help="For --autorole: milliseconds to a first token, and between two tokens.",
+            rich_help_panel="Nodes",
+        ),
+    ] = "ttft:2000,itl:100"
+
+    def targets(self) -> tuple[float, float]:
+        """Milliseconds to a first token and between two. Raises ConfigError."""
+        found = {"ttft": 0.0, "itl": 0.0}
+        for part in self.slo.split(","):
+            name, _, value = part.strip().partition(":")
+            if name not in found or not re.fullmatch(r"\d+(\.\d+)?", value) or not float(value):
+                raise ConfigError(
+                    f"--slo {self.slo}: write it as ttft:MS,itl:MS, for example ttft:500,itl:50"
+                )
+            found[name] = float(value)
+        if not all(found.values()):
+            raise ConfigError(f"--slo {self.slo}: both are needed, ttft and itl")
+        return found["ttft"], found["itl"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextFlags:
     """How the model writes what is more than text."""
 
@@ -158,11 +197,12 @@ class SeenFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HttpFlags(SeenFlags, PlacementFlags, TextFlags, LoadFlags, DoorFlags):
+class HttpFlags(SeenFlags, RoleFlags, PlacementFlags, TextFlags, LoadFlags, DoorFlags):
     """For those that start a router."""
 
     def options(self, model: str, names: NameFlags) -> RouterOptions:
         """A router but for its address in the cluster. Raises ConfigError."""
+        ttft_ms, itl_ms = self.targets()
         made = RouterOptions(
             model=model,
             mailbox="",
@@ -189,6 +229,9 @@ class HttpFlags(SeenFlags, PlacementFlags, TextFlags, LoadFlags, DoorFlags):
             placement=self.placement,
             disaggregate=self.disaggregate,
             canary_s=self.canary_interval,
+            autorole=self.autorole,
+            slo_ttft_ms=ttft_ms,
+            slo_itl_ms=itl_ms,
             dashboard=self.dashboard,
             otlp_endpoint=self.otlp_endpoint,
             log_level=names.log_level,

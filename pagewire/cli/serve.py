@@ -13,17 +13,17 @@ from typing import Annotated, Literal
 import typer
 
 from pagewire import hub
-from pagewire.cli import addresses, machine, sizes
-from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, Model
+from pagewire.cli import addresses, machine
+from pagewire.cli.flags import DEFAULT_MODEL, AdminPort, EngineFlags, Model
 from pagewire.cli.folder import new_secret, private_folder
 from pagewire.cli.groups import grouped
 from pagewire.cli.local import Local
 from pagewire.cli.name_flags import NameFlags
 from pagewire.cli.progress import view_for
 from pagewire.cli.router_flags import HttpFlags
+from pagewire.cli.scale import Control
 from pagewire.cli.supervisor import GRACE, End, Supervisor
 from pagewire.cli.welcome import banner, until_ready
-from pagewire.config import CPU_KV_BYTES
 from pagewire.errors import ConfigError
 
 Transport = Literal["auto", "shm", "tcp"]
@@ -49,6 +49,7 @@ def serve(
         Transport,
         typer.Option(metavar="KIND", help="How KV travels between the nodes: auto, shm or tcp. auto is shm."),
     ] = "auto",
+    admin_port: AdminPort = None,
 ) -> None:
     """Serve a model on this host: a router, prefill nodes and decode nodes, each a process of its own.
 
@@ -71,17 +72,19 @@ def serve(
         prefill=prefill,
         decode=decode,
         transport=transport,
-        node=engine.options(model, names, nodes=prefill + decode),
+        node=replace(engine.options(model, names, nodes=prefill + decode), grace_s=GRACE - 1.0),
+        flexible=http.autorole or admin_port is not None,
         gpus=machine.gpus(),
         cores=0 if engine.threads else machine.cores_to_share(prefill + decode),
         router=replace(
             http.options(model, names),
             port=addresses.free_port(http.host, http.port),
             colocated=prefill == 0,
+            admin_port=admin_port,
             grace_s=GRACE - 1.0,  # it must have said goodbye to its clients before it is killed
         ),
     )
-    check_memory(local)
+    local.check_memory(prefill + decode)
     source = hub.resolve(model)  # here, once: all nodes would download it at the same time
     end = asyncio.run(_supervise(local, names.names[0] if names.names else source.name))
     if end.message:
@@ -94,17 +97,6 @@ def _one_of(argument: str, option: str) -> str:
     if DEFAULT_MODEL not in (argument, option) and argument != option:
         raise ConfigError(f"two models are named: {argument} and {option}")
     return option if argument == DEFAULT_MODEL else argument
-
-
-def check_memory(local: Local) -> None:
-    """Raises ConfigError if the KV caches alone are more than this machine has."""
-    nodes = local.prefill + local.decode
-    each, there = local.node.kv_cache_bytes or CPU_KV_BYTES, machine.memory_available()
-    if nodes * each > there and not local.gpus:  # with a GPU the pages lie in its memory
-        raise ConfigError(
-            f"{nodes} nodes with {sizes.format_size(each)} of KV cache each need more than the "
-            f"{sizes.format_size(there)} that are free; lower --kv-cache-memory"
-        )
 
 
 async def _supervise(local: Local, name: str) -> End:
@@ -120,7 +112,9 @@ async def _supervise(local: Local, name: str) -> End:
             view.close()
             print(banner(local.router, name, pids), flush=True)
 
+        supervisor = Supervisor(specs, view, announce)
         try:
-            return await Supervisor(specs, view, announce).run()
+            async with Control(supervisor, local, folder).listening():
+                return await supervisor.run()
         finally:
             view.close()

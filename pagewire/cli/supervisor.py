@@ -14,6 +14,7 @@ from typing import NamedTuple
 from pagewire import status
 from pagewire.cli.children import Child, ChildSpec, View
 from pagewire.cli.restarts import Restarts
+from pagewire.errors import ConfigError
 
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -40,31 +41,80 @@ class Supervisor:
         *,
         grace: float = GRACE,
     ) -> None:
-        self._specs = specs
+        self._specs = {spec.name: spec for spec in specs}
         self._view = view
         self._on_ready = on_ready
         self._grace = grace
         self._alive: dict[str, Child] = {}
+        self._tasks: dict[str, asyncio.Task[End]] = {}
         self._ready: set[str] = set()  # children that have been ready at least once
-        self._all_ready = asyncio.Event()
+        self._news = asyncio.Event()  # a child has become ready or given up; then there is a new one
         self._stop = asyncio.Event()
 
     async def run(self) -> End:
         """Start everything and keep it running until there is a reason to end; then end everything."""
+        self._over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._listen()
-        tasks: list[asyncio.Task[End]] = [
-            asyncio.create_task(self._asked()),
-            asyncio.create_task(self._announce()),
-            *(asyncio.create_task(self._keep(spec)) for spec in self._specs),
-        ]
+        others = [asyncio.create_task(self._asked()), asyncio.create_task(self._announce())]
+        self._tasks = {name: asyncio.create_task(self._keep(spec)) for name, spec in self._specs.items()}
+        for task in (*others, *self._tasks.values()):
+            task.add_done_callback(self._ended)
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return await self._over
         finally:
-            for task in tasks:
+            left = [*others, *self._tasks.values()]
+            for task in left:
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.wait(left)
             await self._end_all()
-        return done.pop().result()
+
+    # --- while it runs --------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._specs)
+
+    async def add(self, spec: ChildSpec) -> None:
+        """Start one more child, and wait until it is ready. Raises ConfigError if it does not become so."""
+        assert spec.name not in self._specs
+        self._specs[spec.name] = spec
+        task = self._tasks[spec.name] = asyncio.create_task(self._keep(spec))
+        task.add_done_callback(lambda _: self._tell())
+        await self._until(lambda: task.done() or spec.name in self._ready)
+        if task.done():
+            del self._specs[spec.name], self._tasks[spec.name]
+            raise ConfigError(task.result().message)
+        task.add_done_callback(self._ended)
+
+    async def remove(self, name: str) -> None:
+        """End a child for good, as all are ended."""
+        del self._specs[name]
+        self._ready.discard(name)
+        task = self._tasks.pop(name)
+        task.cancel()
+        await asyncio.wait([task])
+        if (child := self._alive.get(name)) is not None:
+            await self._end([child], asyncio.get_running_loop().time() + self._grace)
+            del self._alive[name]
+
+    # --- tasks ----------------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _until(self, true: Callable[[], bool]) -> None:
+        while not true():
+            await self._news.wait()
+
+    def _ended(self, task: asyncio.Task[End]) -> None:
+        """The first one to come to an end ends everything."""
+        if task.cancelled() or self._over.done():
+            return
+        if (error := task.exception()) is not None:
+            self._over.set_exception(error)
+        else:
+            self._over.set_result(task.result())
 
     def _listen(self) -> None:
         for number in _STOP_SIGNALS:
@@ -81,9 +131,8 @@ class Supervisor:
         return End(0)
 
     async def _announce(self) -> End:
-        await self._all_ready.wait()
-        alive = self._alive
-        await self._on_ready({s.name: alive[s.name].pid for s in self._specs if s.name in alive})
+        await self._until(lambda: self._specs.keys() <= self._ready)
+        await self._on_ready({name: self._alive[name].pid for name in self._specs if name in self._alive})
         return await self._asked()
 
     async def _keep(self, spec: ChildSpec) -> End:
@@ -112,16 +161,23 @@ class Supervisor:
             case status.Ready():
                 self._view.ready(child.spec.name, child.pid, event)
                 self._ready.add(child.spec.name)
-                if all(spec.name in self._ready for spec in self._specs):
-                    self._all_ready.set()
+                self._tell()
 
     async def _end_all(self) -> None:
-        for child in self._alive.values():
+        """The first one before the others, which it may need for that; all together have the time of one."""
+        until = asyncio.get_running_loop().time() + self._grace
+        first = next(iter(self._specs), "")
+        await self._end([child for name, child in self._alive.items() if name == first], until)
+        await self._end(list(self._alive.values()), until)
+
+    async def _end(self, children: Sequence[Child], until: float) -> None:
+        for child in children:
             child.terminate()
-        ends = [asyncio.create_task(child.wait()) for child in self._alive.values()]
+        ends = [asyncio.create_task(child.wait()) for child in children]
         if ends:
-            await asyncio.wait(ends, timeout=self._grace)
-            self._kill_all()
+            await asyncio.wait(ends, timeout=until - asyncio.get_running_loop().time())
+            for child in children:
+                child.kill()
             await asyncio.wait(ends)
 
     def _kill_all(self) -> None:

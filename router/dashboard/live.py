@@ -88,7 +88,7 @@ class Live:
 
     def _state(self, now: float) -> dict[str, Any]:
         service = self._service
-        nodes = sorted(service.fleet.nodes.values(), key=lambda node: (node.hello.role, node.hello.node))
+        nodes = sorted(service.fleet.nodes.values(), key=lambda node: (node.role, node.hello.node))
         since = now - self._before_at
         last: Point | None = self._series.points[-1] if self._series.points else None
         return {

@@ -26,7 +26,7 @@ def node_view(now: float, node: Node, before: Load | None, seconds: float) -> di
     cached = gauges.get("pages_cached", 0)
     return {
         "node": node.hello.node,
-        "role": node.hello.role,
+        "role": node.role,
         "pid": node.hello.pid,
         "suspect": node.suspect,
         "silent_s": round(now - node.heard, 1),

@@ -44,7 +44,7 @@ def watch_node(watch: Watch, role: str) -> None:
     import pagewire.node as program
 
     guard = PageGuard(watch)
-    loops = _watch_loop(role)
+    roles = _watch_role(role)
     _watch_pool(guard)
 
     class Mailbox(NodeMailbox):
@@ -64,7 +64,7 @@ def watch_node(watch: Watch, role: str) -> None:
                         watch("cancelled", request=request, attempt=attempt, choice=choice)
                         if choice is None:
                             self.cancelled.append(
-                                ((request, attempt), leases_of(loops[0], (request, attempt)))
+                                ((request, attempt), leases_of(roles[0], (request, attempt)))
                             )
             return found
 
@@ -87,7 +87,7 @@ def watch_node(watch: Watch, role: str) -> None:
 
         def report(self, load: Any) -> None:
             for key, leases in self.cancelled:
-                kept = [lease for lease in leases if lease in loops[0]._engine.pool._leases]
+                kept = [lease for lease in leases if lease in roles[0]._engine.pool._leases]
                 watch("gone", request=key[0], attempt=key[1], leases=len(leases), kept=len(kept))
             self.cancelled.clear()
             known = ("jobs", "landing", "live", "pages_leased", "preemptions")
@@ -107,31 +107,31 @@ def watch_node(watch: Watch, role: str) -> None:
         watch_receiver(watch, guard)
 
 
-def _watch_loop(role: str) -> list[Any]:
-    """The node's loop will be in the list once it is made."""
+def _watch_role(role: str) -> list[Any]:
+    """The node's role will be in the list once it is made."""
     if role == "prefill":
-        from prefill_node.loop import PrefillNode as Loop
+        from prefill_node.role import PrefillRole as Role
     else:
-        from decode_node.loop import DecodeNode as Loop  # type: ignore[assignment]
-    loops: list[Any] = []
-    made = Loop.__init__
+        from decode_node.role import DecodeRole as Role  # type: ignore[assignment]
+    roles: list[Any] = []
+    made = Role.__init__
 
     def make(self: Any, *args: Any, **kwargs: Any) -> None:
         made(self, *args, **kwargs)
-        loops.append(self)
+        roles.append(self)
 
-    Loop.__init__ = make  # type: ignore[method-assign]
-    return loops
+    Role.__init__ = make  # type: ignore[method-assign]
+    return roles
 
 
-def leases_of(loop: Any, key: tuple[str, int]) -> list[Any]:
+def leases_of(role: Any, key: tuple[str, int]) -> list[Any]:
     """The leases that a node holds for an attempt, wherever it has got to."""
-    found = [seq.lease for seq in loop._engine.sequences(*key)]
-    if hasattr(loop, "_jobs"):
-        job = loop._jobs.get(key)
+    found = [seq.lease for seq in role._engine.sequences(*key)]
+    if hasattr(role, "_jobs"):
+        job = role._jobs.get(key)
         found += [job.lease] if job is not None else []
     else:
-        found += [arrival.lease for arrival in loop._landing if arrival.key == key]
+        found += [arrival.lease for arrival in role._landing if arrival.key == key]
     return [lease for lease in found if lease is not None]
 
 

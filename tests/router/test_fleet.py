@@ -7,7 +7,7 @@ import pytest
 from pagewire.layout import KVLayout
 from pagewire.mailbox import Peer
 from pagewire.messages import Beat, Epoch, Hello, Load, NodeId, Welcome
-from router.fleet import Fleet, NodeJoined, NodeLost
+from router.fleet import Change, Fleet, NodeJoined, NodeLost, NodeTurned
 
 LAYOUT = KVLayout(layers=2, kv_heads=1, head_dim=8, dtype="float32", model="m")
 
@@ -33,11 +33,11 @@ def hello(node: str = "decode-0", epoch: str = "a", **changes: object) -> Hello:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def join(fleet: Fleet, now: float, hi: Hello) -> tuple[Welcome | None, list[NodeJoined | NodeLost]]:
+def join(fleet: Fleet, now: float, hi: Hello) -> tuple[Welcome | None, list[Change]]:
     return fleet.hello(now, Peer(hi.node, hi.epoch), hi)
 
 
-def silence(fleet: Fleet, start: float, end: float) -> list[NodeJoined | NodeLost]:
+def silence(fleet: Fleet, start: float, end: float) -> list[Change]:
     """Sweep every tenth of a second; gives what the last sweep found."""
     tenths = range(int(start * 10), int(end * 10) + 1)
     return [fleet.sweep(tenth / 10) for tenth in tenths][-1]
@@ -87,7 +87,8 @@ def test_a_replaced_process_cannot_come_back() -> None:
     assert answer is not None
     assert answer.refused
     assert not changes
-    assert here.beat(9.0, Peer(NodeId("decode-0"), Epoch("a")), Beat(NodeId("decode-0"), Epoch("a"))) is None
+    late = Beat(NodeId("decode-0"), Epoch("a"))
+    assert here.beat(9.0, Peer(NodeId("decode-0"), Epoch("a")), late) == (None, [])
 
 
 def test_a_silent_node_is_suspect_then_lost() -> None:
@@ -124,7 +125,7 @@ def test_a_beat_clears_suspicion_and_brings_load() -> None:
 
 def test_a_beat_of_an_unknown_life_asks_for_hello() -> None:
     answer = fleet().beat(0.0, Peer(NodeId("x"), Epoch("a")), Beat(NodeId("x"), Epoch("a")))
-    assert answer == Welcome(NodeId("router-0"), Epoch("r"))
+    assert answer == (Welcome(NodeId("router-0"), Epoch("r")), [])
 
 
 def test_a_node_that_was_silent_may_come_back_in_the_same_life() -> None:
@@ -228,3 +229,49 @@ def test_it_is_able_once_there_was_a_pair_and_as_long_as_somebody_decodes() -> N
     assert here.able
     here.drop(Peer(NodeId("decode-0"), Epoch("a")), "x")
     assert not here.able
+
+
+def both(name: str = "worker-0", role: str = "decode") -> Hello:
+    return hello(name, role=role, roles=["prefill", "decode"], address="shm://x")
+
+
+def beat_of(node: str, **changes: object) -> tuple[Peer, Beat]:
+    peer = Peer(NodeId(node), Epoch("a"))
+    return peer, Beat(*peer, **changes)  # type: ignore[arg-type]
+
+
+def test_a_node_with_both_roles_says_which_it_offers() -> None:
+    here = fleet()
+    join(here, 0.0, both())
+    peer, beat = beat_of("worker-0", role="prefill")
+    assert here.beat(0.1, peer, beat) == (None, [NodeTurned(peer, "prefill", False)])
+    assert [node.peer for node in here.of("prefill")] == [peer]
+    assert not list(here.of("decode"))
+    assert here.beat(0.2, peer, beat) == (None, [])
+
+
+def test_a_node_with_one_role_cannot_offer_another() -> None:
+    here = fleet()
+    join(here, 0.0, hello())
+    assert here.beat(0.1, *beat_of("decode-0", role="prefill")) == (None, [])
+    assert here.nodes[NodeId("decode-0")].role == "decode"
+
+
+def test_a_node_that_drains_gets_nothing_new_and_is_still_there() -> None:
+    here = fleet()
+    join(here, 0.0, hello("prefill-0"))
+    join(here, 0.0, hello())
+    peer, beat = beat_of("decode-0", draining=True)
+    assert here.beat(0.1, peer, beat) == (None, [NodeTurned(peer, "decode", True)])
+    assert not list(here.of("decode"))
+    assert not here.able
+    assert here.get(peer) is not None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"roles": ["prefill"]}, {"roles": ["decode", "router"]}, {"address": "", "role": "prefill"}]
+)
+def test_roles_that_do_not_fit_are_refused(changes: dict[str, object]) -> None:
+    answer, _ = join(fleet(), 0.0, replace(both(), **changes))  # type: ignore[arg-type]
+    assert answer is not None
+    assert answer.refused
