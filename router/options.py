@@ -54,7 +54,7 @@ class RouterOptions:
     lost_after_s: float = 3.0
     recovery_s: float = 8.0  # that a request waits for lost nodes to come back
     canary_s: float = 20.0  # without a handoff: then the router tries one itself. 0: it takes the nodes' word
-    grace_s: float = 10.0  # that requests have to end on SIGTERM
+    grace_s: float = 30.0  # that requests have to end on SIGTERM
     autorole: bool = False  # nodes that can are moved between the roles, so that these are met:
     slo_ttft_ms: float = 2000.0
     slo_itl_ms: float = 100.0

@@ -12,7 +12,7 @@ from tiny import model_folder, sequence
 
 from pagewire.engine.build import build_engine
 from pagewire.grammars import Grammars
-from pagewire.messages import DECODE, DecodeTarget, Epoch, NodeId, PrefillRequest, RequestId
+from pagewire.messages import DECODE, PREFILL, DecodeTarget, Epoch, NodeId, PrefillRequest, RequestId
 from pagewire.sampling import SamplingParams
 
 PROMPT = [(7 * i) % 90 + 2 for i in range(37)]
@@ -85,7 +85,7 @@ def test_the_same_tokens_from_every_point_on(world: World) -> None:
             RequestId(f"{choice}/{point}"), 1, [choice], PROMPT + whole[choice][:point], len(PROMPT), PARAMS,
             7, "moved", 60_000, DecodeTarget(NodeId("d"), Epoch("de"), "d"),
         )  # fmt: skip
-        world.prefill._outbox.inbox.append((ROUTER, moved))  # type: ignore[attr-defined]
+        world.posts[PREFILL].inbox.append((ROUTER, moved))
     world.run()
     items = world.items()
     for choice, point in points:

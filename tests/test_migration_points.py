@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from one_process import ROUTER, World
 
-from pagewire.messages import DecodeTarget, Epoch, NodeId, PrefillRequest, RequestId
+from pagewire.messages import PREFILL, DecodeTarget, Epoch, NodeId, PrefillRequest, RequestId
 from pagewire.sampling import SamplingParams
 
 POINTS = 65
@@ -36,7 +36,7 @@ def go_on(world: World, choice: int, tokens: list[int], point: int) -> RequestId
     moved = PrefillRequest(
         request, 1, [choice], PROMPT + tokens[:point], len(PROMPT), PARAMS, 7, "moved", 60_000, target
     )
-    world.prefill._outbox.inbox.append((ROUTER, moved))  # type: ignore[attr-defined]
+    world.posts[PREFILL].inbox.append((ROUTER, moved))
     return request
 
 

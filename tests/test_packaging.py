@@ -17,7 +17,7 @@ import pagewire
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BLOCKED = ("torch", "triton", "safetensors", "transformers")
-NEEDS_TORCH = re.compile(r"pagewire\.(engine|llm|node|replies)(\..*)?$")
+NEEDS_TORCH = re.compile(r"pagewire\.(engine|llm|node|node_loop|node_role|replies|cli\.worker)(\..*)?$")
 BLOCKER = f"""
 import sys
 class Blocker:

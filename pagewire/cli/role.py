@@ -15,7 +15,6 @@ from rich.table import Table
 
 from pagewire.cli.flags import SecretFile
 from pagewire.errors import ConfigError
-from pagewire.secret import admin_token, load_secret, own_secret
 
 TIMEOUT_S = 10.0
 
@@ -40,6 +39,8 @@ def role(
     Only nodes that were started by pagewire worker, or pagewire serve --admin-port, can change. All routers
     hear of it from the node itself.
     """
+    from pagewire.secret import admin_token, load_secret, own_secret  # loads zmq
+
     token = admin_token(load_secret(secret_file or own_secret()))
     if node is None:
         answer = _ask(admin_port, token, "GET", "/admin/nodes")

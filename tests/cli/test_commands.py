@@ -116,7 +116,7 @@ def test_serve_without_flags(pagewire: Run, started: list[Any]) -> None:
     assert pagewire("serve", "--port", "0")[0] == 0
     local, name = started
     assert (local.prefill, local.decode, local.transport, name) == (1, 1, "auto", "SmolLM2-135M-Instruct")
-    assert local.node == NodeOptions(node_id="", role="", model="demo", routers=(), threads=6)
+    assert local.node == NodeOptions(node_id="", role="", model="demo", routers=(), threads=6, grace_s=4.0)
     assert local.router.port > 0
 
 
@@ -146,6 +146,7 @@ def test_serve_with_all_flags(pagewire: Run, started: list[Any]) -> None:
         prefix_caching=False,
         served_model_name="a",
         log_level="debug",
+        grace_s=4.0,
     )
     assert local.router == RouterOptions(
         model="demo",
@@ -266,3 +267,29 @@ def test_a_node_by_itself_says_how_far_it_is(
         if thread.name == "status":
             thread.join(10)
     assert capfd.readouterr().out == f"p: ready, pid {os.getpid()}, num_pages 7\n"
+
+
+def test_a_worker_begins_as_it_is_told(
+    pagewire: Run, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    monkeypatch.setattr("socket.gethostname", lambda: "host7")
+    pagewire(
+        *["worker", "--router", "tcp://127.0.0.1:1", "--role", "prefill", "--handoff", "tcp://127.0.0.1:7600"]
+    )
+    node = started[0]
+    assert (node.node_id, node.role, node.flexible) == ("worker-host7", "prefill", True)
+    assert (node.handoff, node.grace_s) == ("tcp://127.0.0.1:7600", 30.0)
+
+
+def test_targets_for_autorole(pagewire: Run, started: list[Any]) -> None:
+    pagewire(*["serve", "--port", "0", "--autorole", "--slo", "itl:40,ttft:500"])
+    local = started[0]
+    assert (local.router.slo_ttft_ms, local.router.slo_itl_ms, local.flexible) == (500.0, 40.0, True)
+
+
+@pytest.mark.parametrize("slo", ["ttft:5", "ttft:0,itl:5", "ttft:x,itl:5", "5,5", "tpot:5,ttft:5", ""])
+def test_targets_that_are_none(pagewire: Run, slo: str) -> None:
+    code, _, err = pagewire("serve", "--port", "0", "--slo", slo)
+    assert code == 2
+    assert err.startswith("pagewire: --slo ")
