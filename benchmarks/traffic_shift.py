@@ -5,8 +5,8 @@
 
 Cases are the fixed splits 1P+3D, 2P+2D and 3P+1D, and --autorole, from 2P+2D on. In the first half requests
 have --long tokens in and 8 out, in the second 32 in and --answer out, Poisson at --reads and --writes a
-second. A request meets its targets if its first token came within --ttft ms and the mean gap between its tokens
-is at most --itl ms; attainment is the share of all that were due.
+second. A request meets its targets if its first token came within --ttft ms and the mean gap between its
+tokens is at most --itl ms; attainment is the share of all that were due.
 
 Each worker has one thread. The client runs in this process, on the same cores.
 """
