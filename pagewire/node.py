@@ -26,6 +26,8 @@ from pagewire.engine.engine import Engine
 from pagewire.errors import ConfigError
 from pagewire.hub import resolve
 from pagewire.mailbox import SPEAKS, NodeMailbox
+from pagewire.membership.enrol import enrol_node
+from pagewire.membership.url import addresses_of
 from pagewire.messages import DECODE, Epoch, Hello, NodeId
 from pagewire.node_options import NodeOptions
 from pagewire.secret import secret_for
@@ -67,7 +69,9 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
     alarm.on_signals()
     logs.setup(options.log_level, options.log_format, options.node_id)
     status = Reporter(options.status_fd)
-    secret = secret_for(options.secret_file, *options.routers, options.handoff)
+    secret = secret_for(
+        options.secret_file, *options.routers, options.handoff, *addresses_of(options.registry)
+    )
     os.nice(options.niceness)  # before there are threads: they inherit it
     torch.set_num_threads(options.threads)
     source = resolve(options.model)
@@ -103,6 +107,7 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
 
     hello = _hello(options, built, epoch, address, options.served_model_name or source.name)
     mailbox = NodeMailbox(hello, list(options.routers), secret, refused)
+    leave = enrol_node(options.registry, options.cluster, hello, mailbox, secret)
     try:
         watchdog = Watchdog(options.watchdog_s)
         loop = make_loop(hello, built.engine, endpoint, mailbox, watchdog.clock)
@@ -114,12 +119,14 @@ def run_node(options: NodeOptions, open_endpoint: OpenEndpoint, make_loop: MakeL
                 now = time.monotonic()
                 due_s = min(IDLE_S, loop.due_in(now), endpoint.due_in(now))
                 alarm.wait([mailbox.socket, *endpoint.sockets()], due_s)
+        leave()
         loop.fail_all("node_stopped", "the node is stopping")
         loop.turn()
     except torch.OutOfMemoryError:  # to be started again: its pages are in an unknown state
         _log.error("%s", gpu_memory.full("computing a step", built.device))
         raise
     finally:
+        leave()
         mailbox.close()
         endpoint.close()
         alarm.close()

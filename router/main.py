@@ -22,6 +22,7 @@ from pagewire import logs
 from pagewire.errors import ConfigError, Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
+from pagewire.membership.url import addresses_of
 from pagewire.private import is_local
 from pagewire.secret import secret_for
 from pagewire.status import Reporter
@@ -30,6 +31,7 @@ from pagewire.text.tokenizer import load_tokenizer
 from router import request_log
 from router.app import make
 from router.dashboard.live import Live
+from router.directory import DirectoryMetrics, listed
 from router.front import Front
 from router.grammar_check import GrammarCheck
 from router.keys import ring_of
@@ -73,7 +75,7 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
     keys, tls = ring_of(options), context_of(options)
     source = resolve(options.model)
     tokenizer = load_tokenizer(source)
-    secret = secret_for(options.secret_file, options.mailbox)
+    secret = secret_for(options.secret_file, options.mailbox, *addresses_of(options.registry))
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(options.host, options.port))
         mailbox = stack.enter_context(contextlib.closing(RouterMailbox(options.mailbox, secret)))
@@ -89,8 +91,14 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         live = Live(service, names[0]) if options.dashboard else None
         app = make(front, keys, options.allowed_origins, live)
         server = HttpServer(http_config(options, app), tls)
+        fleet = service.fleet
+        directory = listed(options, fleet.router, fleet.epoch, mailbox.address, names[0], secret)
+        if directory is not None:
+            stack.callback(directory.leave)
+            service.metrics.registry.register(DirectoryMetrics(directory))
         running = asyncio.create_task(_running(service, live))
-        await _serve(options, service, running, server, listener, on_listening)
+        leave = directory.leave if directory is not None else _nothing
+        await _serve(options, service, running, server, listener, leave, on_listening)
 
 
 @contextlib.contextmanager
@@ -121,9 +129,10 @@ async def _serve(
     running: asyncio.Task[None],
     server: HttpServer,
     listener: socket.socket,
+    leave: Callable[[], None],
     on_listening: OnListening | None,
 ) -> None:
-    """Run HTTP and service until a signal, or until one of them ends by itself."""
+    """Run HTTP and service until a signal, or until one of them ends by itself. ``leave`` may block."""
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         with _signals() as stop:
@@ -132,6 +141,7 @@ async def _serve(
             await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             stop.clear()
+            await asyncio.to_thread(leave)
             service.draining = True
             server.end()
             await _drain(service, running, stop, options.grace_s)
@@ -144,6 +154,9 @@ async def _serve(
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def _nothing() -> None: ...
 
 
 def _announce(options: RouterOptions, listener: socket.socket, on_listening: OnListening | None) -> None:

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from pagewire import __version__, packages
-from pagewire.cli import bench, doctor, foreign, nodes, serve
+from pagewire.cli import bench, doctor, foreign, members, nodes, serve
 from pagewire.errors import PagewireError
 
 _EVEN_IF_BROKEN = ("doctor", "version")  # these must run where the others cannot
@@ -44,6 +44,7 @@ app.command()(serve.serve)
 app.command()(nodes.router)
 app.command()(nodes.prefill)
 app.command()(nodes.decode)
+app.command()(members.members)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 

@@ -15,11 +15,14 @@ import typer
 
 from pagewire import status
 from pagewire.cli import addresses, local, roles
-from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, Model, NodeFlags, SecretFile
+from pagewire.cli.directory_flags import DirectoryFlags, SecretFile
+from pagewire.cli.flags import DEFAULT_MODEL, EngineFlags, Model, NodeFlags
 from pagewire.cli.groups import grouped
 from pagewire.cli.name_flags import NameFlags
 from pagewire.cli.progress import view_for
 from pagewire.cli.router_flags import HttpFlags
+from pagewire.errors import ConfigError
+from pagewire.membership.url import addresses_of
 from pagewire.messages import DECODE, PREFILL
 from pagewire.node_options import NodeOptions
 
@@ -28,6 +31,7 @@ from pagewire.node_options import NodeOptions
 def router(
     names: NameFlags,
     http: HttpFlags,
+    directory: DirectoryFlags,
     model: Model = DEFAULT_MODEL,
     listen: Annotated[
         str,
@@ -40,6 +44,15 @@ def router(
         typer.Option(
             metavar="NAME",
             help="A name that no other router has. Default: a new one.",
+            rich_help_panel="Cluster",
+        ),
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tcp://HOST:PORT",
+            help="What the directory is to say of --listen, if nodes dial another address. Default: the "
+            "same, with this host's address on the way to redis for 0.0.0.0.",
             rich_help_panel="Cluster",
         ),
     ] = None,
@@ -60,15 +73,42 @@ def router(
         pagewire decode MODEL --router tcp://10.0.0.1:7500 --handoff tcp://0.0.0.0:7600
 
     The router reads only the tokenizer of the model. Nodes may come and go while it runs.
+
+    [bold]Several routers[/bold] and nodes that find each other in a redis:
+
+        export PAGEWIRE_REGISTRY=redis://10.0.0.9:6379/0
+
+        pagewire router MODEL --listen tcp://0.0.0.0:7500 --host 0.0.0.0 --api-key-file keys
+
+        pagewire prefill MODEL
+
+        pagewire decode MODEL --handoff tcp://0.0.0.0:7600
     """
     addresses.free_port(http.host, http.port)
     mailbox = addresses.mailbox(listen, "--listen")
-    options = http.options(model, names)
-    roles.run(replace(options, mailbox=mailbox, router_id=router_id, secret_file=secret_file))
+    registry = directory.found()
+    if advertise is not None and registry is None:
+        raise ConfigError("--advertise is for the directory: it needs --registry")
+    options = replace(
+        http.options(model, names),
+        mailbox=mailbox,
+        router_id=router_id,
+        secret_file=secret_file,
+        registry=registry,
+        cluster=directory.cluster,
+        advertise=addresses.advertised(listen, advertise, addresses_of(registry)[0]) if registry else "",
+    )
+    roles.run(options)
 
 
 @grouped
-def prefill(names: NameFlags, node: NodeFlags, engine: EngineFlags, model: Model = DEFAULT_MODEL) -> None:
+def prefill(
+    names: NameFlags,
+    node: NodeFlags,
+    directory: DirectoryFlags,
+    engine: EngineFlags,
+    model: Model = DEFAULT_MODEL,
+) -> None:
     """Run one prefill node: it reads prompts, and sends their KV to the decode nodes that the router names.
 
     [bold]Example[/bold]:
@@ -77,13 +117,14 @@ def prefill(names: NameFlags, node: NodeFlags, engine: EngineFlags, model: Model
 
     It listens nowhere. See pagewire router --help for a whole cluster.
     """
-    _run(PREFILL, node, engine.options(model, names, nodes=1), handoff="")
+    _run(PREFILL, node, _member(engine.options(model, names, nodes=1), node, directory))
 
 
 @grouped
 def decode(
     names: NameFlags,
     node: NodeFlags,
+    directory: DirectoryFlags,
     engine: EngineFlags,
     model: Model = DEFAULT_MODEL,
     handoff: Annotated[
@@ -91,7 +132,7 @@ def decode(
         typer.Option(
             metavar="tcp://HOST:PORT",
             help="Where prefill nodes reach this node. 0.0.0.0 stands for this host's address on the way to "
-            "the router, port 0 for a free port.",
+            "the router or to redis, port 0 for a free port.",
             rich_help_panel="Cluster",
         ),
     ] = "tcp://127.0.0.1:0",
@@ -104,11 +145,23 @@ def decode(
 
     See pagewire router --help for a whole cluster.
     """
-    routers = _routers(node)
-    _run(DECODE, node, engine.options(model, names, nodes=1), handoff=addresses.handoff(handoff, routers[0]))
+    options = _member(engine.options(model, names, nodes=1), node, directory)
+    (far, *_) = options.routers or addresses_of(options.registry)
+    _run(DECODE, node, replace(options, handoff=addresses.handoff(handoff, far)))
 
 
-def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> None:
+def _member(options: NodeOptions, node: NodeFlags, directory: DirectoryFlags) -> NodeOptions:
+    """``options`` with how the node finds its routers. Raises ConfigError."""
+    routers = tuple(addresses.mailbox(address, "--router") for address in node.router or ())
+    registry = directory.found()
+    if routers and registry is not None:
+        raise ConfigError("--router and --registry exclude each other: routers are in the directory")
+    if not routers and registry is None:
+        raise ConfigError("--router: give the --listen address of a router, or --registry")
+    return replace(options, routers=routers, registry=registry, cluster=directory.cluster)
+
+
+def _run(role: str, node: NodeFlags, options: NodeOptions) -> None:
     # Before torch is loaded: its thread pools read the environment once.
     os.environ.update(local.thread_environment(options.threads))
     name = node.node_id or f"{role}-{socket.gethostname()}"
@@ -116,8 +169,6 @@ def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> N
         options,
         role=role,
         node_id=name,
-        routers=_routers(node),
-        handoff=handoff,
         secret_file=node.secret_file,
         status_fd=_shown(name, options.log_format),
     )
@@ -145,7 +196,3 @@ def _show(name: str, log_format: str, reader: int) -> None:
                 case status.Ready() as event:
                     view.close()
                     view.ready(name, os.getpid(), event)
-
-
-def _routers(node: NodeFlags) -> tuple[str, ...]:
-    return tuple(addresses.mailbox(address, "--router") for address in node.router)
