@@ -21,7 +21,7 @@ _AT_ONCE = 1000  # messages that are read in a row
 class Changes:
     """A subscription to ``channels``, over a connection of its own. Raises redis.RedisError or OSError."""
 
-    def __init__(self, client: redis.Redis, channels: list[str]) -> None:
+    def __init__(self, client: Any, channels: list[str]) -> None:
         """Returns when redis has taken the subscription: whatever is listed from then on misses nothing."""
         self._pubsub: Any = client.pubsub()
         self._asked = False

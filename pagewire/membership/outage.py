@@ -40,5 +40,5 @@ class Outage:
 
     def wait_s(self, draw: float) -> float:
         """How long to wait before the next try. ``draw``, from 0 to 1, spreads many processes evenly."""
-        longest = min(LONGEST_S, FIRST_S * 2 ** min(16, max(0, self._tries - 1)))
+        longest = min(LONGEST_S, FIRST_S * (1 << min(16, max(0, self._tries - 1))))
         return max(0.01, draw * longest)

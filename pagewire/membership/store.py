@@ -26,6 +26,8 @@ from pagewire.membership.url import RegistryUrl
 
 TTL_S = 15.0
 ANSWER_S = 1.0  # that redis may take to connect and to answer
+_parse_url: Any = parse_url  # redis-py has types for a part of itself
+_Sentinel: Any = Sentinel
 MOST = 4096  # records of one kind that are listed
 
 _LIST = """
@@ -60,7 +62,7 @@ class Entry(NamedTuple):
 
 
 @contextlib.contextmanager
-def connected(url: RegistryUrl) -> Iterator[redis.Redis]:
+def connected(url: RegistryUrl) -> Iterator[Any]:
     """A client of its own for ``url``, which connects at its first command. Nothing of it is left behind."""
     ours: dict[str, Any] = {
         "socket_timeout": ANSWER_S,
@@ -69,7 +71,7 @@ def connected(url: RegistryUrl) -> Iterator[redis.Redis]:
         "protocol": 2,
         "decode_responses": False,
     }
-    options: dict[str, Any] = parse_url(url.plain)
+    options: dict[str, Any] = _parse_url(url.plain)
     with contextlib.ExitStack() as stack:
         if url.master:
             sentinel = _sentinel(url, options, ours)
@@ -83,7 +85,7 @@ def connected(url: RegistryUrl) -> Iterator[redis.Redis]:
         yield client
 
 
-def _sentinel(url: RegistryUrl, options: dict[str, Any], ours: dict[str, Any]) -> Sentinel:
+def _sentinel(url: RegistryUrl, options: dict[str, Any], ours: dict[str, Any]) -> Any:
     """Takes out of ``options`` what is not redis's."""
     options.pop("host"), options.pop("port")
     theirs = {
@@ -93,14 +95,14 @@ def _sentinel(url: RegistryUrl, options: dict[str, Any], ours: dict[str, Any]) -
     }
     theirs |= {name: value for name, value in options.items() if name.startswith("ssl_")}
     tls = "connection_class" in options
-    return Sentinel([tuple(host) for host in url.hosts], sentinel_kwargs=theirs | ours | {"ssl": tls})
+    return _Sentinel([tuple(host) for host in url.hosts], sentinel_kwargs=theirs | ours | {"ssl": tls})
 
 
 class Store:
     """One cluster's part of redis, over ``client``."""
 
-    def __init__(self, client: redis.Redis, cluster: str) -> None:
-        self._client: Any = client
+    def __init__(self, client: Any, cluster: str) -> None:
+        self._client = client
         self._prefix = f"pagewire:{{{cluster}}}:"
 
     def now_us(self) -> int:
