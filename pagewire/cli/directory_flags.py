@@ -72,12 +72,15 @@ class DirectoryFlags:
             return None
         if not is_name(self.cluster):
             raise ConfigError("--cluster: a name has up to 128 letters, digits, dots, dashes and underscores")
-        url.parse(self.registry)
+        where = url.parse(self.registry)
         if url.has_password(self.registry) and self.registry != os.environ.get(ENVIRONMENT):
             raise ConfigError(
                 "--registry: everybody on this host can read a password there: give the whole in the "
                 f"environment, as {ENVIRONMENT}, or the password as --registry-password-file"
             )
+        from pagewire.membership import store  # with redis's client, which nobody else here needs
+
+        store.check(where)
         if self.registry_password_file is None:
             return self.registry
         words = private_bytes(self.registry_password_file, "the registry's password file").split()

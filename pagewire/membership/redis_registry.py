@@ -24,7 +24,7 @@ from pagewire.errors import RemoteProtocolError
 from pagewire.membership.changes import Changes
 from pagewire.membership.outage import Outage
 from pagewire.membership.record import Record, RecordKey, read, sign
-from pagewire.membership.store import Entry, Store, connected
+from pagewire.membership.store import Entry, Store, check, connected
 from pagewire.membership.url import RegistryUrl
 
 REFRESH_S = 5.0  # a third of what a record stands without it
@@ -37,7 +37,9 @@ log = logging.getLogger("pagewire.membership")
 
 class RedisRegistry:
     """``mine`` is announced until ``leave``; its generation is filled in. ``seen`` gets all records of the
-    kinds ``watch`` whenever they were listed, on the thread of this."""
+    kinds ``watch`` whenever they were listed, on the thread of this. Raises ConfigError if ``url`` is
+    none.
+    """
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class RedisRegistry:
         watch: tuple[str, ...],
         seen: Callable[[list[Record]], None] = lambda records: None,
     ) -> None:
+        check(url)
         self.up = False
         self.refused = 0  # records that this cluster did not sign, each as often as it was written
         self.counts: Counter[str] = Counter()  # records by kind, when they were last listed

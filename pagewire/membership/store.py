@@ -21,6 +21,7 @@ from redis.connection import ConnectionPool, parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from pagewire.errors import ConfigError
 from pagewire.membership.record import MAX_BYTES
 from pagewire.membership.url import RegistryUrl
 
@@ -63,7 +64,9 @@ class Entry(NamedTuple):
 
 @contextlib.contextmanager
 def connected(url: RegistryUrl) -> Iterator[Any]:
-    """A client of its own for ``url``, which connects at its first command. Nothing of it is left behind."""
+    """A client of its own for ``url``, which connects at its first command. Nothing of it is left behind.
+    Raises ConfigError for options behind a "?" that redis-py does not know.
+    """
     ours: dict[str, Any] = {
         "socket_timeout": ANSWER_S,
         "socket_connect_timeout": ANSWER_S,
@@ -71,7 +74,12 @@ def connected(url: RegistryUrl) -> Iterator[Any]:
         "protocol": 2,
         "decode_responses": False,
     }
-    options: dict[str, Any] = _parse_url(url.plain)
+    try:
+        options: dict[str, Any] = _parse_url(url.plain)
+    except ValueError as error:
+        raise _unknown() from error
+    if not url.hosts:
+        del ours["socket_connect_timeout"]  # connecting within a host is immediate
     with contextlib.ExitStack() as stack:
         if url.master:
             sentinel = _sentinel(url, options, ours)
@@ -82,7 +90,22 @@ def connected(url: RegistryUrl) -> Iterator[Any]:
         else:
             client = redis.Redis(connection_pool=ConnectionPool(**(options | ours)))
         stack.callback(client.connection_pool.disconnect)
+        pool = client.connection_pool
+        try:
+            pool.connection_class(**pool.connection_kwargs)
+        except (TypeError, ValueError) as error:
+            raise _unknown() from error
         yield client
+
+
+def check(url: RegistryUrl) -> None:
+    """Raises ConfigError if ``url`` could never be connected to. Connects to nothing."""
+    with connected(url):
+        pass
+
+
+def _unknown() -> ConfigError:
+    return ConfigError("--registry: redis's client does not know an option behind the question mark")
 
 
 def _sentinel(url: RegistryUrl, options: dict[str, Any], ours: dict[str, Any]) -> Any:

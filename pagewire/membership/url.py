@@ -85,7 +85,9 @@ def has_password(url: str) -> bool:
 def _unix(parts: SplitResult) -> RegistryUrl | None:
     if not parts.path:
         return None
-    return RegistryUrl(f"unix://{parts.path}", (), "", parts.geturl(), _secrets(parts))
+    shown = f"unix://{parts.path}"
+    plain = f"unix://{parts.netloc}{parts.path}" + (f"?{parts.query}" if parts.query else "")
+    return RegistryUrl(shown, (), "", plain, _secrets(parts))
 
 
 def _hosts(parts: SplitResult) -> RegistryUrl | None:
@@ -106,6 +108,7 @@ def _hosts(parts: SplitResult) -> RegistryUrl | None:
 
 def _host(text: str, port: int) -> Host | None:
     parts = urlsplit(f"//{text}")
+    (parts.hostname or "").encode("idna")  # as it will be looked up
     return Host(parts.hostname, parts.port or port) if parts.hostname else None
 
 

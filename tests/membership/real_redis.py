@@ -29,11 +29,12 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """``flags`` are redis-server's; one that begins with a path is its config file."""
+    """``flags`` are redis-server's; the first may be its config file."""
 
-    def __init__(self, *flags: str, port: int = 0) -> None:
-        self.port = port or free_port()
+    def __init__(self, *flags: str, password: str = "") -> None:
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._password = password
         self._flags = flags
         self._folder = tempfile.TemporaryDirectory(prefix="pagewire-redis-")
         self.process: subprocess.Popen[bytes] | None = None
@@ -50,6 +51,8 @@ class RedisServer:
         command = [binary(), *self._flags, "--port", str(self.port), "--bind", "127.0.0.1"]
         if "--sentinel" not in self._flags:
             command += ["--save", "", "--appendonly", "no"]
+            if self._password:
+                command += ["--requirepass", self._password, "--masterauth", self._password]
         self.process = subprocess.Popen(command, cwd=self._folder.name, stdout=subprocess.DEVNULL)
         until(self._answers)
 
@@ -71,7 +74,7 @@ class RedisServer:
 
     def client(self) -> Any:
         """For one command or a few; close it."""
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, password=self._password or None, socket_timeout=5)
 
     def do(self, *command: Any) -> Any:
         with self.client() as client:

@@ -95,6 +95,7 @@ def test_a_redis_that_does_not_answer_is_an_error_of_one_line(pagewire: Run) -> 
             "--router and --registry exclude each",
         ),
         (("prefill", "--registry=http://h"), "--registry: write it as redis://HOST:PORT/DB"),
+        (("prefill", "--registry=redis://h?no_such=1"), "--registry: redis's client does not know an option"),
         (("prefill", "--registry=redis://h", "--cluster=a b"), "--cluster: a name has up to 128 letters"),
         (("router", "--advertise=tcp://h:1"), "--advertise is for the directory: it needs --registry"),
         (

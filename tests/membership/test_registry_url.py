@@ -47,6 +47,7 @@ def test_sentinels_know_a_master_by_name() -> None:
         "redis+sentinel://:secret@a:1,/m",
         "redis+cluster://:secret@a:1/m",
         "redis://:secret@[::1",
+        "redis://:secret@a..b",
         "unix://",
     ],
 )

@@ -11,7 +11,9 @@ from members import ROUTER_A, member, record
 from real_redis import RedisServer, free_port, until
 
 QUICK = """
+requirepass of-sentinel
 sentinel monitor m 127.0.0.1 {master} 1
+sentinel auth-pass m of-redis
 sentinel down-after-milliseconds m 300
 sentinel failover-timeout m 2000
 """
@@ -21,14 +23,16 @@ sentinel failover-timeout m 2000
 def cluster(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer, str]]:
     """A master, its replica, and the directory by way of two Sentinels, of which one is not there."""
     with ExitStack() as stack:
-        master = stack.enter_context(RedisServer())
-        replica = stack.enter_context(RedisServer("--replicaof", "127.0.0.1", str(master.port)))
+        master = stack.enter_context(RedisServer(password="of-redis"))
+        flags = ("--replicaof", "127.0.0.1", str(master.port))
+        replica = stack.enter_context(RedisServer(*flags, password="of-redis"))
         until(lambda: b"master_link_status:up" in raw(replica, "replication"))
         config = tmp_path / "sentinel.conf"
         config.write_text(QUICK.format(master=master.port))
-        sentinel = stack.enter_context(RedisServer(str(config), "--sentinel"))
+        sentinel = stack.enter_context(RedisServer(str(config), "--sentinel", password="of-sentinel"))
         until(lambda: b"slaves=1" in raw(sentinel, "sentinel"), 20.0)
-        yield master, replica, f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/m/0"
+        sentinels = f"127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}"
+        yield master, replica, f"redis+sentinel://:of-redis@{sentinels}/m/0?sentinel_password=of-sentinel"
 
 
 def raw(server: RedisServer, section: str) -> bytes:
