@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from members import KEY, ROUTER_A, member, record
+from members import KEY, ROUTER_A, Member, member, record
 from real_redis import RedisServer, until
 
 from pagewire.membership.record import MAX_BYTES, key_of, read, sign
+from pagewire.membership.store import Store, connected
+from pagewire.membership.url import parse
 from pagewire.messages import DECODE, ROUTER
 
 ROUTER_B = record(name="b", epoch="e2", address="tcp://10.0.0.2:7500")
@@ -103,6 +105,14 @@ def test_what_the_cluster_did_not_sign_for_that_place_does_not_exist(
     assert kept == {b"forged", b"copied", b"foreign", b"large", b"list"}
 
 
+def test_what_is_too_long_does_not_even_come_over_the_wire(server: RedisServer) -> None:
+    write(server, "large", "SET", b"x" * (MAX_BYTES + 1))
+    with connected(parse(server.url)) as client:
+        store = Store(client, "c")
+        assert [(entry.name, entry.signed) for entry in store.list(ROUTER)] == [("large", b"")]
+        assert len(store.get(ROUTER, "large")) == MAX_BYTES + 1  # which is enough to see that it is no record
+
+
 def test_whatever_stands_at_our_key_is_replaced(server: RedisServer) -> None:
     write(server, "a", "RPUSH", "x")
     with member(server, ROUTER_A) as one:
@@ -128,13 +138,18 @@ def test_a_restarted_process_takes_its_name_and_the_former_life_gives_way(
 
 
 def test_a_clock_that_went_back_does_not_make_a_newer_life_the_older(
-    server: RedisServer, quick: None
+    server: RedisServer, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(server, "a", "SET", sign(record(epoch="e0", generation=1 << 60), KEY))
-    with member(server, ROUTER_A) as one:
-        until(lambda: [found.epoch for found in one.seen] == ["e1"])
-        one.looks_again(3)
-        assert one.seen[0].epoch == "e1"
+    with monkeypatch.context() as ahead:
+        ahead.setattr(Store, "now_us", lambda store: (int(time.time()) + 3600) * 1_000_000)
+        zombie = Member(server.url, ROUTER_A)
+        zombie.sees("a")
+    with member(server, record(epoch="e9")) as newer:
+        until(lambda: [found.epoch for found in newer.seen] == ["e9"])
+        zombie.looks_again(4)
+        newer.looks_again(4)
+        assert [found.epoch for found in newer.seen] == ["e9"]
+    zombie.registry.leave()
 
 
 def test_leaving_takes_nobody_else_s_record_away(server: RedisServer) -> None:
