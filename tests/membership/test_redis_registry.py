@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import redis
 from members import KEY, ROUTER_A, Member, member, record
 from real_redis import RedisServer, until
 
@@ -220,6 +222,20 @@ def test_a_subscription_that_was_cut_is_made_again(server: RedisServer, quick: N
         one.looks_again()
         with member(server, ROUTER_B):
             one.sees("a", "b")
+
+
+def test_the_rights_that_the_documents_tell_to_give_are_enough(server: RedisServer, quick: None) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/hosts.md").read_text()
+    rights = page.partition("user pagewire")[2].partition("```")[0].replace(">PASSWORD", ">pw").split()
+    server.do("ACL", "SETUSER", "pagewire", *rights)
+    url = server.url.replace("//", "//pagewire:pw@")
+    with member(url, NODE) as node:
+        with member(url, ROUTER_A):
+            node.sees("a")
+        node.sees()
+    assert server.do("KEYS", "*") == []
+    with pytest.raises(redis.exceptions.NoPermissionError), redis.Redis.from_url(url) as client:
+        client.set("other", 1)
 
 
 def test_a_password_is_in_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
