@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, cast
 
@@ -142,7 +143,9 @@ class _Line:
 
 
 class NodeMailbox:
-    """A node's end, for one loop thread. ``socket`` becomes readable when ``drain`` has something."""
+    """A node's end, for one loop thread; ``set_routers`` and ``up`` are for any. ``socket`` becomes readable
+    when ``drain`` has something.
+    """
 
     def __init__(
         self,
@@ -160,11 +163,19 @@ class NodeMailbox:
         self._outbound = _pair(self._context, name + "-out", bind=True)
         self.socket = _pair(self._context, name + "-in", bind=False)
         self._out = _pair(self._context, name + "-out", bind=False)
+        self._called = _pair(self._context, name + "-call", bind=True)
+        self._call = _pair(self._context, name + "-call", bind=False)
+        self._calling = (
+            threading.Lock()
+        )  # for the end of a pair that several threads use, and whether it is open
         self._load = Load()
         self._draining = False
         self._unread = 0  # messages of routers that were not well-formed
         self._stopping = False
-        self._lines = [self._dial(address, secret) for address in routers]
+        self._secret = secret
+        self._wanted = tuple(dict.fromkeys(routers))
+        self._lines = {address: self._dial(address) for address in self._wanted}
+        self._up: frozenset[str] = frozenset()
         self._thread = threading.Thread(target=self._run, name="mailbox", daemon=True)
         self._thread.start()
 
@@ -183,6 +194,21 @@ class NodeMailbox:
         with contextlib.suppress(zmq.Again):
             self._out.send_multipart([router.encode(), TO_ROUTER.encode(message)], zmq.NOBLOCK)
 
+    def set_routers(self, addresses: Iterable[str]) -> None:
+        """Dial ``addresses`` from now on, and no other. A line that is up and not among them is cut, and what
+        runs for its router is lost. No two may lead to the same router.
+        """
+        with self._calling:
+            self._wanted = tuple(dict.fromkeys(addresses))
+            if not self._stopping:
+                with contextlib.suppress(zmq.Again):  # it has calls enough that it did not hear yet
+                    self._call.send(b"", zmq.NOBLOCK)
+
+    @property
+    def up(self) -> frozenset[str]:
+        """The addresses whose router has welcomed us and is heard."""
+        return self._up
+
     def report(self, load: Load) -> None:
         """What the next heartbeats are to say."""
         self._load = replace(load, gauges=load.gauges | {"mailbox_refused": float(self._unread)})
@@ -199,7 +225,9 @@ class NodeMailbox:
 
     def close(self) -> None:
         """Send what is queued and hang up."""
-        self._stopping = True
+        with self._calling:
+            self._stopping = True
+            self._call.close(linger=0)
         self._wake()
         self._thread.join(timeout=5)
         for socket in (self.socket, self._out):
@@ -212,7 +240,7 @@ class NodeMailbox:
 
     # --- on the mailbox's own thread ------------------------------------------------------------------------
 
-    def _dial(self, address: str, secret: bytes | None) -> _Line:
+    def _dial(self, address: str) -> _Line:
         socket = self._context.socket(zmq.DEALER)
         _bound(socket)
         socket.setsockopt(zmq.IDENTITY, _identity(Peer(self._hello.node, self._hello.epoch)))
@@ -220,48 +248,80 @@ class NodeMailbox:
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, _HANDSHAKE_MS)  # the kernel's own tries get ever rarer
-        apply_client(socket, secret, WORKER if self._hello.roles else self._hello.role, ROUTER)
+        side = WORKER if self._hello.roles else self._hello.role
+        apply_client(socket, self._secret, side, ROUTER)
         line = _Line(socket, socket.get_monitor_socket(EVENTS), Dialling(address))
-        socket.connect(address)
+        try:
+            socket.connect(address)
+        except zmq.ZMQError:
+            _hang_up(line)
+            raise
         return line
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        for socket in (self._outbound, *(s for line in self._lines for s in (line.socket, line.monitor))):
+        for socket in (self._outbound, self._called, *itertools.chain(*map(_sockets, self._lines.values()))):
             poller.register(socket, zmq.POLLIN)
         next_beat = 0.0
         while not self._stopping:
             now = time.monotonic()
             for line in self._silent(now):
                 self._lose(line)
-            for line in self._lines:
+            for line in self._lines.values():
                 if line.dialling.abandoned(now):
                     _dial_again(line)
             if now >= next_beat:
                 self._beat()
                 next_beat = now + BEAT_EVERY_S
-            due = min((next_beat, *(line.heard + GIVEN_UP_AFTER_S for line in self._lines if line.joined)))
+            heard = (line.heard + GIVEN_UP_AFTER_S for line in self._lines.values() if line.joined)
+            due = min((next_beat, *heard))
             ready = dict(poller.poll(max(1, int((due - now) * 1000))))
-            for line in self._lines:
+            for line in self._lines.values():
                 if line.monitor in ready:
                     self._noticed(line)
                 if line.socket in ready:
                     self._hear(line, time.monotonic())
             if self._outbound in ready:
                 self._speak()
+            if self._called in ready:
+                self._change(poller)
         self._speak()
-        for line in self._lines:
-            line.socket.disable_monitor()
-            line.monitor.close(linger=0)
-            line.socket.close(linger=200)
-        for inner in (self._inbound, self._outbound):
+        for line in self._lines.values():
+            _hang_up(line)
+        for inner in (self._inbound, self._outbound, self._called):
             inner.close(linger=0)
 
+    def _change(self, poller: zmq.Poller) -> None:
+        """Hang up on routers that are not wanted any more, and dial those that are new."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._called.recv(zmq.NOBLOCK)
+        wanted = self._wanted
+        for address in [address for address in self._lines if address not in wanted]:
+            line = self._lines[address]
+            self._lose(line)
+            for socket in _sockets(line):
+                poller.unregister(socket)
+            _hang_up(self._lines.pop(address))
+        for address in wanted:
+            if address not in self._lines:
+                try:
+                    self._lines[address] = line = self._dial(address)
+                except zmq.ZMQError as error:
+                    log.warning("cannot dial %s: %s", clean(address), error.strerror)
+                    continue
+                for socket in _sockets(line):
+                    poller.register(socket, zmq.POLLIN)
+
     def _silent(self, now: float) -> list[_Line]:
-        return [line for line in self._lines if line.joined and now - line.heard >= GIVEN_UP_AFTER_S]
+        lines = self._lines.values()
+        return [line for line in lines if line.joined and now - line.heard >= GIVEN_UP_AFTER_S]
+
+    def _note_up(self) -> None:
+        self._up = frozenset(address for address, line in self._lines.items() if line.joined)
 
     def _beat(self) -> None:
-        for line in self._lines:
+        for line in self._lines.values():
             if line.joined:
                 hello = self._hello
                 beat = Beat(hello.node, hello.epoch, self._load, hello.role, self._draining)
@@ -305,6 +365,7 @@ class NodeMailbox:
             case Welcome(router, epoch, session=session):
                 if session == line.session:
                     line.router, line.epoch, line.joined = router, epoch, True
+                    self._note_up()
             case Beat():
                 pass
             case _ if line.joined and line.router is not None:
@@ -319,6 +380,7 @@ class NodeMailbox:
             return
         assert line.router is not None
         line.joined = False
+        self._note_up()
         with contextlib.suppress(zmq.Again):
             self._inbound.send_multipart([line.router.encode(), b""], zmq.NOBLOCK)
 
@@ -328,7 +390,7 @@ class NodeMailbox:
                 router, data = self._outbound.recv_multipart(zmq.NOBLOCK)
                 if not router and not self._stopping:  # what we offer has changed
                     self._beat()
-                for line in self._lines:
+                for line in self._lines.values():
                     if data and line.joined and line.router == router.decode():
                         _try_send(line.socket, data)
 
@@ -356,6 +418,16 @@ def _pair(context: zmq.Context[Any], name: str, *, bind: bool) -> zmq.Socket[byt
     else:
         socket.connect(name)
     return socket
+
+
+def _sockets(line: _Line) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    return line.socket, line.monitor
+
+
+def _hang_up(line: _Line) -> None:
+    line.socket.disable_monitor()
+    line.monitor.close(linger=0)
+    line.socket.close(linger=200)
 
 
 def _dial_again(line: _Line) -> None:

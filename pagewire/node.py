@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -23,6 +24,8 @@ from pagewire.engine.build import CAPTURES, CHUNKS, Built, build_engine
 from pagewire.errors import ConfigError
 from pagewire.hub import ModelSource, resolve
 from pagewire.mailbox import SPEAKS, NodeMailbox
+from pagewire.membership.enrol import enrol_node
+from pagewire.membership.url import addresses_of
 from pagewire.messages import PREFILL, Epoch, Hello, NodeId
 from pagewire.node_loop import NodeLoop
 from pagewire.node_options import NodeOptions
@@ -68,7 +71,9 @@ def run_node(options: NodeOptions, openers: Mapping[str, Opener]) -> None:
     alarm.on_signals()
     logs.setup(options.log_level, options.log_format, options.node_id)
     status = Reporter(options.status_fd)
-    secret = secret_for(options.secret_file, *options.routers, options.handoff)
+    secret = secret_for(
+        options.secret_file, *options.routers, options.handoff, *addresses_of(options.registry)
+    )
     os.nice(options.niceness)  # before there are threads: they inherit it
     torch.set_num_threads(options.threads)
     source = resolve(options.model)
@@ -86,6 +91,13 @@ def run_node(options: NodeOptions, openers: Mapping[str, Opener]) -> None:
 
     hello = _hello(options, built, epoch, opened, options.served_model_name or source.name)
     mailbox = NodeMailbox(hello, list(options.routers), secret, refused)
+    leave = enrol_node(options.registry, options.cluster, hello, mailbox, secret)
+
+    def drain() -> None:
+        _log.info("draining: nothing new is taken, what is in hand has time to end")
+        mailbox.start_draining()
+        threading.Thread(target=leave, name="leaving", daemon=True).start()  # redis may be away
+
     try:
         watchdog = Watchdog(options.watchdog_s)
         makes = {name: role.make for name, role in opened.items()}
@@ -93,7 +105,7 @@ def run_node(options: NodeOptions, openers: Mapping[str, Opener]) -> None:
         config = built.engine.config
         status.ready(dtype=built.layout.dtype, num_pages=config.num_pages, max_model_len=config.max_model_len)
         watchdog.start()
-        while not refusals and not _stops(stopping, loop, mailbox):
+        while not refusals and not _stops(stopping, loop, drain):
             if not loop.turn():
                 _sleep(loop, mailbox, endpoints, alarm)
         loop.fail_all("node_stopped", "the node is stopping")
@@ -102,6 +114,7 @@ def run_node(options: NodeOptions, openers: Mapping[str, Opener]) -> None:
         _log.error("%s", gpu_memory.full("computing a step", built.device))
         raise
     finally:
+        leave()
         mailbox.close()
         for endpoint in endpoints:
             endpoint.close()
@@ -110,11 +123,10 @@ def run_node(options: NodeOptions, openers: Mapping[str, Opener]) -> None:
         raise ConfigError(f"the router refused this node: {refusals[0]}")
 
 
-def _stops(stopping: Stopping, loop: NodeLoop, mailbox: NodeMailbox) -> bool:
+def _stops(stopping: Stopping, loop: NodeLoop, drain: Callable[[], None]) -> bool:
     now = time.monotonic()
     if stopping.begins(now):
-        _log.info("draining: nothing new is taken, what is in hand has time to end")
-        mailbox.start_draining()
+        drain()
     return stopping.over(now, idle=loop.idle)
 
 

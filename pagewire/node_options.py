@@ -8,7 +8,7 @@ strictly). Whoever starts the process also ends it: a node knows nothing of its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,8 @@ class NodeOptions:
     it, and can take the other one too.
 
     ``model`` is what ``hub.resolve`` takes; ``served_model_name`` is what clients call it (None: the
-    model's own name). ``routers`` are the mailbox addresses that the node dials, ``ipc://`` or ``tcp://``.
+    model's own name). ``routers`` are the mailbox addresses that the node dials, ``ipc://`` or ``tcp://``;
+    with a ``registry`` there are none, and it dials the routers of ``cluster`` that are listed in that redis.
     ``handoff`` is where a decode node listens for KV (``shm://...`` or ``tcp://host:port``; port 0 takes a
     free one, and Hello tells the router which); "" for a prefill node that stays one. ``max_model_len`` None
     means as far as the model's config goes. ``kv_cache_bytes`` is all the memory for pages. ``threads`` is
@@ -32,6 +33,8 @@ class NodeOptions:
     role: str
     model: str
     routers: tuple[str, ...]
+    registry: str | None = field(default=None, repr=False)  # it may hold a password
+    cluster: str = "default"
     handoff: str = ""
     flexible: bool = False
     dtype: str = "auto"

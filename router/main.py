@@ -23,6 +23,7 @@ from pagewire import logs
 from pagewire.errors import ConfigError, Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
+from pagewire.membership.url import addresses_of
 from pagewire.private import is_local
 from pagewire.secret import admin_token, load_secret, own_secret, secret_for
 from pagewire.status import Reporter
@@ -32,6 +33,7 @@ from router import admin, request_log
 from router.app import make
 from router.autorole import Targets
 from router.dashboard.live import Live
+from router.directory import DirectoryMetrics, listed
 from router.front import Front
 from router.grammar_check import GrammarCheck
 from router.keys import ring_of
@@ -76,7 +78,7 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
     keys, tls = ring_of(options), context_of(options)
     source = resolve(options.model)
     tokenizer = load_tokenizer(source)
-    secret = secret_for(options.secret_file, options.mailbox)
+    secret = secret_for(options.secret_file, options.mailbox, *addresses_of(options.registry))
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(options.host, options.port))
         mailbox = stack.enter_context(contextlib.closing(RouterMailbox(options.mailbox, secret)))
@@ -101,8 +103,14 @@ async def serve(options: RouterOptions, on_listening: OnListening | None = None)
         if options.admin_port is not None:
             door = stack.enter_context(listen("127.0.0.1", options.admin_port))
             parts.append(_admin(options, service, secret or load_secret(own_secret()), door))
+        fleet = service.fleet
+        directory = listed(options, fleet.router, fleet.epoch, mailbox.address, names[0], secret)
+        if directory is not None:
+            stack.callback(directory.leave)
+            service.metrics.registry.register(DirectoryMetrics(directory))
         running = asyncio.create_task(_running(parts))
-        await _serve(options, service, running, server, listener, on_listening)
+        leave = directory.leave if directory is not None else _nothing
+        await _serve(options, service, running, server, listener, leave, on_listening)
 
 
 @contextlib.contextmanager
@@ -141,9 +149,10 @@ async def _serve(
     running: asyncio.Task[None],
     server: HttpServer,
     listener: socket.socket,
+    leave: Callable[[], None],
     on_listening: OnListening | None,
 ) -> None:
-    """Run HTTP and service until a signal, or until one of them ends by itself."""
+    """Run HTTP and service until a signal, or until one of them ends by itself. ``leave`` may block."""
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         with _signals() as stop:
@@ -152,6 +161,7 @@ async def _serve(
             await asyncio.wait({serving, running, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             stop.clear()
+            await asyncio.to_thread(leave)
             service.draining = True
             server.end()
             await _drain(service, running, stop, options.grace_s)
@@ -164,6 +174,9 @@ async def _serve(
     for result in results:
         if isinstance(result, Exception):
             raise result
+
+
+def _nothing() -> None: ...
 
 
 def _announce(options: RouterOptions, listener: socket.socket, on_listening: OnListening | None) -> None:

@@ -5,10 +5,13 @@ Knows the registry as prometheus_client hands it out, and markdown. Nothing runs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client.core import Metric
 
 from pagewire.guard import Refusals
 from pagewire.messages import Epoch, NodeId
+from router.directory import DirectoryMetrics
 from router.fleet import Fleet
 from router.metrics import Metrics
 
@@ -34,10 +37,17 @@ class _Door:
     refusals = Refusals()
 
 
+class _Directory:
+    up = False
+    refused = 0
+    counts: Mapping[str, int] = {}
+
+
 def families() -> list[Metric]:
     """Every metric that a router may show, without values."""
     metrics = Metrics(Fleet(NodeId("router"), Epoch("e"), "0"), lambda: 0, lambda: 0, lambda: 0)
     metrics.watch(_Door())
+    metrics.registry.register(DirectoryMetrics(_Directory()))
     return sorted(metrics.registry.collect(), key=lambda family: family.name)
 
 

@@ -6,7 +6,7 @@ as JSON.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Placement = Literal["round-robin", "load", "prefix"]
@@ -26,6 +26,9 @@ class RouterOptions:
     mailbox: str  # the address that nodes dial, ipc:// or tcp://
     secret_file: str | None = None  # the cluster's
     router_id: str | None = None  # None: a name of its own each time
+    registry: str | None = field(default=None, repr=False)  # the redis to be listed in; may hold a password
+    cluster: str = "default"
+    advertise: str = ""  # where nodes dial ``mailbox``, if not there; port 0: that of the mailbox
 
     # --- who may come in
     host: str = "127.0.0.1"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import socket
 from urllib.parse import SplitResult, urlsplit
 
+from pagewire import outward
 from pagewire.errors import ConfigError
-
-_ANY = ("0.0.0.0", "::", "*")
 
 
 def tcp(address: str, flag: str) -> SplitResult:
@@ -32,29 +31,41 @@ def mailbox(address: str, flag: str) -> str:
 def handoff(address: str, router: str) -> str:
     """Where a decode node listens, as prefill nodes can dial it.
 
-    "Any interface" (0.0.0.0) becomes the one that leads to ``router``: its address goes to the prefill nodes
-    by way of the router, and none of them can dial 0.0.0.0. Raises ConfigError.
+    "Any interface" (0.0.0.0) becomes the one that leads to ``router``, or to the directory that stands for
+    routers: its address goes to the prefill nodes by way of the router, and none of them can dial 0.0.0.0.
+    Raises ConfigError.
     """
     if address.startswith("shm://"):
         return address
-    parts = tcp(address, "--handoff")
-    if parts.hostname not in _ANY:
-        return address
-    if router.startswith("ipc://"):
-        return f"tcp://127.0.0.1:{parts.port}"
-    return f"tcp://{_outward(tcp(router, '--router'))}:{parts.port}"
+    return dialable(tcp(address, "--handoff"), router)
 
 
-def _outward(router: SplitResult) -> str:
-    """Our own address on the way to ``router``. Asks the routing table; sends nothing."""
+def dialable(bound: SplitResult, far: str) -> str:
+    """``bound``; in place of "any interface" with the address on the way to ``far``. Raises ConfigError."""
+    if bound.hostname not in outward.ANY:
+        return bound.geturl()
+    if not far.startswith("tcp://"):
+        return f"tcp://127.0.0.1:{bound.port}"
+    return f"tcp://{_outward(urlsplit(far))}:{bound.port}"
+
+
+def advertised(listen: str, advertise: str | None, directory: str) -> str:
+    """Where nodes dial a router that listens at ``listen``, for the directory. Port 0 stays: whoever binds
+    it fills it in. Raises ConfigError.
+    """
+    if advertise is not None:
+        parts = tcp(advertise, "--advertise")
+        if parts.hostname in outward.ANY or not parts.port:
+            raise ConfigError(f"--advertise {advertise}: nodes cannot dial that")
+        return advertise
+    return listen if listen.startswith("ipc://") else dialable(tcp(listen, "--listen"), directory)
+
+
+def _outward(far: SplitResult) -> str:
     try:
-        family, kind, _, _, peer = socket.getaddrinfo(router.hostname, router.port, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(peer)
-            host = str(probe.getsockname()[0])
+        return outward.towards(far.hostname or "", far.port or 1)
     except OSError as error:
-        raise ConfigError(f"--router {router.geturl()}: no way to it: {error.strerror}") from error
-    return f"[{host}]" if family == socket.AF_INET6 else host
+        raise ConfigError(f"{far.netloc}: no way to it: {error.strerror}") from error
 
 
 def free_port(host: str, port: int) -> int:

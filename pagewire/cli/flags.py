@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from pagewire.cli import machine, sizes
+from pagewire.cli.directory_flags import SecretFile
 from pagewire.cli.name_flags import NameFlags
 from pagewire.hub import DEMO
 from pagewire.node_options import NodeOptions
@@ -222,25 +223,12 @@ class EngineFlags:
         )
 
 
-SecretFile = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster-secret-file",
-        metavar="FILE",
-        envvar="PAGEWIRE_CLUSTER_SECRET_FILE",
-        help="A file of at least 32 bytes, the same on all hosts, that only its owner may read. "
-        "Nothing listens beyond this host without it.",
-        rich_help_panel="Cluster",
-    ),
-]
-
-
 Handoff = Annotated[
     str,
     typer.Option(
         metavar="tcp://HOST:PORT",
         help="Where prefill nodes reach this node. 0.0.0.0 stands for this host's address on the way to "
-        "the router, port 0 for a free port.",
+        "the router or to redis, port 0 for a free port.",
         rich_help_panel="Cluster",
     ),
 ]
@@ -274,13 +262,13 @@ class NodeFlags:
     """For a node that is started by itself."""
 
     router: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="tcp://HOST:PORT",
-            help="The --listen address of the router; repeat it for several routers.",
+            help="The --listen address of the router; repeat it for several routers. Or see --registry.",
             rich_help_panel="Cluster",
         ),
-    ]
+    ] = None
     node_id: Annotated[
         str | None,
         typer.Option(

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from pagewire import __version__, packages
-from pagewire.cli import bench, doctor, foreign, nodes, role, scale, serve
+from pagewire.cli import bench, doctor, foreign, members, nodes, role, scale, serve
 from pagewire.errors import PagewireError
 
 _EVEN_IF_BROKEN = ("doctor", "version")  # these must run where the others cannot
@@ -47,6 +47,7 @@ app.command()(nodes.decode)
 app.command()(nodes.worker)
 app.command()(role.role)
 app.command()(scale.scale)
+app.command()(members.members)
 app.command()(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 

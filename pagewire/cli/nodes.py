@@ -16,20 +16,14 @@ import typer
 
 from pagewire import status
 from pagewire.cli import addresses, local, roles
-from pagewire.cli.flags import (
-    DEFAULT_MODEL,
-    AdminPort,
-    EngineFlags,
-    Grace,
-    Handoff,
-    Model,
-    NodeFlags,
-    SecretFile,
-)
+from pagewire.cli.directory_flags import DirectoryFlags, SecretFile
+from pagewire.cli.flags import DEFAULT_MODEL, AdminPort, EngineFlags, Grace, Handoff, Model, NodeFlags
 from pagewire.cli.groups import grouped
 from pagewire.cli.name_flags import NameFlags
 from pagewire.cli.progress import view_for
 from pagewire.cli.router_flags import HttpFlags
+from pagewire.errors import ConfigError
+from pagewire.membership.url import addresses_of
 from pagewire.messages import DECODE, PREFILL
 from pagewire.node_options import NodeOptions
 
@@ -40,6 +34,7 @@ RoleName = Literal["prefill", "decode"]
 def router(
     names: NameFlags,
     http: HttpFlags,
+    directory: DirectoryFlags,
     model: Model = DEFAULT_MODEL,
     listen: Annotated[
         str,
@@ -52,6 +47,15 @@ def router(
         typer.Option(
             metavar="NAME",
             help="A name that no other router has. Default: a new one.",
+            rich_help_panel="Cluster",
+        ),
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="tcp://HOST:PORT",
+            help="What the directory is to say of --listen, if nodes dial another address. Default: the "
+            "same, with this host's address on the way to redis for 0.0.0.0.",
             rich_help_panel="Cluster",
         ),
     ] = None,
@@ -74,24 +78,44 @@ def router(
         pagewire decode MODEL --router tcp://10.0.0.1:7500 --handoff tcp://0.0.0.0:7600
 
     The router reads only the tokenizer of the model. Nodes may come and go while it runs.
+
+    [bold]Several routers[/bold] and nodes that find each other in a redis:
+
+        export PAGEWIRE_REGISTRY=redis://10.0.0.9:6379/0
+
+        pagewire router MODEL --listen tcp://0.0.0.0:7500 --host 0.0.0.0 --api-key-file keys
+
+        pagewire prefill MODEL
+
+        pagewire decode MODEL --handoff tcp://0.0.0.0:7600
     """
     addresses.free_port(http.host, http.port)
     mailbox = addresses.mailbox(listen, "--listen")
-    options = http.options(model, names)
-    roles.run(
-        replace(
-            options,
-            mailbox=mailbox,
-            router_id=router_id,
-            secret_file=secret_file,
-            admin_port=admin_port,
-            grace_s=grace,
-        )
+    registry = directory.found()
+    if advertise is not None and registry is None:
+        raise ConfigError("--advertise is for the directory: it needs --registry")
+    options = replace(
+        http.options(model, names),
+        mailbox=mailbox,
+        router_id=router_id,
+        secret_file=secret_file,
+        registry=registry,
+        cluster=directory.cluster,
+        advertise=addresses.advertised(listen, advertise, addresses_of(registry)[0]) if registry else "",
+        admin_port=admin_port,
+        grace_s=grace,
     )
+    roles.run(options)
 
 
 @grouped
-def prefill(names: NameFlags, node: NodeFlags, engine: EngineFlags, model: Model = DEFAULT_MODEL) -> None:
+def prefill(
+    names: NameFlags,
+    node: NodeFlags,
+    directory: DirectoryFlags,
+    engine: EngineFlags,
+    model: Model = DEFAULT_MODEL,
+) -> None:
     """Run one prefill node: it reads prompts, and sends their KV to the decode nodes that the router names.
 
     [bold]Example[/bold]:
@@ -100,13 +124,14 @@ def prefill(names: NameFlags, node: NodeFlags, engine: EngineFlags, model: Model
 
     It listens nowhere. See pagewire router --help for a whole cluster.
     """
-    _run(PREFILL, node, engine.options(model, names, nodes=1), handoff="")
+    _run(PREFILL, node, _member(engine.options(model, names, nodes=1), node, directory))
 
 
 @grouped
 def decode(
     names: NameFlags,
     node: NodeFlags,
+    directory: DirectoryFlags,
     engine: EngineFlags,
     model: Model = DEFAULT_MODEL,
     handoff: Handoff = "tcp://127.0.0.1:0",
@@ -119,14 +144,14 @@ def decode(
 
     See pagewire router --help for a whole cluster.
     """
-    routers = _routers(node)
-    _run(DECODE, node, engine.options(model, names, nodes=1), handoff=addresses.handoff(handoff, routers[0]))
+    _run(DECODE, node, _reached(_member(engine.options(model, names, nodes=1), node, directory), handoff))
 
 
 @grouped
 def worker(
     names: NameFlags,
     node: NodeFlags,
+    directory: DirectoryFlags,
     engine: EngineFlags,
     model: Model = DEFAULT_MODEL,
     role: Annotated[
@@ -142,12 +167,28 @@ def worker(
 
     What it has in hand it ends as what it was begun: see pagewire role --help.
     """
-    routers = _routers(node)
-    options = replace(engine.options(model, names, nodes=1), flexible=True)
-    _run(role, node, options, handoff=addresses.handoff(handoff, routers[0]), name="worker")
+    options = replace(_member(engine.options(model, names, nodes=1), node, directory), flexible=True)
+    _run(role, node, _reached(options, handoff), name="worker")
 
 
-def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str, name: str = "") -> None:
+def _reached(options: NodeOptions, handoff: str) -> NodeOptions:
+    """``options`` with where prefill nodes reach it. Raises ConfigError."""
+    (far, *_) = options.routers or addresses_of(options.registry)
+    return replace(options, handoff=addresses.handoff(handoff, far))
+
+
+def _member(options: NodeOptions, node: NodeFlags, directory: DirectoryFlags) -> NodeOptions:
+    """``options`` with how the node finds its routers. Raises ConfigError."""
+    routers = tuple(addresses.mailbox(address, "--router") for address in node.router or ())
+    registry = directory.found()
+    if routers and registry is not None:
+        raise ConfigError("--router and --registry exclude each other: routers are in the directory")
+    if not routers and registry is None:
+        raise ConfigError("--router: give the --listen address of a router, or --registry")
+    return replace(options, routers=routers, registry=registry, cluster=directory.cluster)
+
+
+def _run(role: str, node: NodeFlags, options: NodeOptions, *, name: str = "") -> None:
     # Before torch is loaded: its thread pools read the environment once.
     os.environ.update(local.thread_environment(options.threads))
     name = node.node_id or f"{name or role}-{socket.gethostname()}"
@@ -155,8 +196,6 @@ def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str, name
         options,
         role=role,
         node_id=name,
-        routers=_routers(node),
-        handoff=handoff,
         secret_file=node.secret_file,
         grace_s=node.grace,
         status_fd=_shown(name, options.log_format),
@@ -185,7 +224,3 @@ def _show(name: str, log_format: str, reader: int) -> None:
                 case status.Ready() as event:
                     view.close()
                     view.ready(name, os.getpid(), event)
-
-
-def _routers(node: NodeFlags) -> tuple[str, ...]:
-    return tuple(addresses.mailbox(address, "--router") for address in node.router)

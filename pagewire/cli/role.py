@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pagewire.cli.flags import SecretFile
+from pagewire.cli.directory_flags import SecretFile
 from pagewire.errors import ConfigError
 
 TIMEOUT_S = 10.0

@@ -1,0 +1,207 @@
+"""Real mailboxes whose routers come and go, by hand and by way of a real redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import psutil
+import pytest
+import zmq
+from members import SECRET, member, record
+from real_redis import RedisServer, free_port
+
+from pagewire.layout import KVLayout
+from pagewire.mailbox import NodeMailbox, Peer, RouterLost, RouterMailbox
+from pagewire.membership.enrol import enrol_node
+from pagewire.messages import Beat, Cancel, Epoch, Hello, NodeId, RequestId, Welcome
+
+HELLO = Hello(
+    NodeId("decode-0"), Epoch("e1"), "decode", "0.1.0", 1, KVLayout(2, 1, 8, "float32", "m"), "tcp://127.0.0.1:1",
+    "m", 64, 8, 16,
+)  # fmt: skip
+NODE = Peer(HELLO.node, HELLO.epoch)
+
+
+class Router:
+    """A mailbox that welcomes whoever says Hello, and answers heartbeats."""
+
+    def __init__(self, name: str, port: int = 0) -> None:
+        self.name = NodeId(name)
+        self.mailbox = RouterMailbox(f"tcp://127.0.0.1:{port}", SECRET)
+        self.address = self.mailbox.address
+        self.hellos = self.beats = 0
+        self._task = asyncio.create_task(self._answer())
+
+    async def _answer(self) -> None:
+        while True:
+            peer, message = await self.mailbox.receive()
+            if isinstance(message, Hello):
+                self.hellos += 1
+                self.mailbox.send(peer, Welcome(self.name, Epoch("r"), session=message.session))
+            elif isinstance(message, Beat):
+                self.beats += 1
+                self.mailbox.send(peer, Beat(self.name, Epoch("r")))
+
+    async def close(self) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        self.mailbox.close()
+
+
+@pytest.fixture
+async def routers() -> AsyncIterator[list[Router]]:
+    made = [Router("a"), Router("b")]
+    yield made
+    for router in made:
+        await router.close()
+
+
+@pytest.fixture
+def node() -> Iterator[NodeMailbox]:
+    mailbox = NodeMailbox(HELLO, [], SECRET)
+    yield mailbox
+    mailbox.close()
+
+
+async def until(probe: Callable[[], Any], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not probe():
+            await asyncio.sleep(0.01)
+
+
+async def told(node: NodeMailbox, wanted: Any, seconds: float = 10.0) -> None:
+    found: list[Any] = []
+    async with asyncio.timeout(seconds):
+        while wanted not in found:
+            await asyncio.to_thread(node.socket.poll, 50, zmq.POLLIN)
+            found += node.drain()
+
+
+async def test_a_router_that_is_added_is_dialled(routers: list[Router], node: NodeMailbox) -> None:
+    a, b = routers
+    assert node.up == set()
+    node.set_routers([a.address])
+    await until(lambda: node.up == {a.address})
+    node.set_routers([a.address, b.address, b.address])
+    await until(lambda: node.up == {a.address, b.address})
+    beats = a.beats, b.beats
+    await until(lambda: a.beats > beats[0] + 1 and b.beats > beats[1] + 1)
+    assert (a.hellos, b.hellos) == (1, 1)  # each line was left alone
+
+
+async def test_a_router_that_is_taken_away_is_hung_up_on(routers: list[Router], node: NodeMailbox) -> None:
+    a, b = routers
+    node.set_routers([a.address, b.address])
+    await until(lambda: len(node.up) == 2)
+    node.set_routers([b.address])
+    await told(node, (NodeId("a"), RouterLost(NodeId("a"))))
+    assert node.up == {b.address}
+    await until(lambda: not a.mailbox.send(NODE, Cancel(RequestId("r"), 1)))
+    assert b.mailbox.send(NODE, Cancel(RequestId("r"), 2))
+    await told(node, (NodeId("b"), Cancel(RequestId("r"), 2)))
+
+
+async def test_routers_that_come_and_go_leave_nothing_behind(
+    routers: list[Router], node: NodeMailbox
+) -> None:
+    a, _ = routers
+    nobody = f"tcp://127.0.0.1:{free_port()}"
+    before = None
+    for _ in range(8):
+        node.set_routers([a.address, nobody])
+        await until(lambda: node.up == {a.address})
+        node.set_routers([])
+        await until(lambda: not node.up)
+        before = psutil.Process().num_fds() if before is None else before
+    await until(lambda: psutil.Process().num_fds() <= before + 2)
+
+
+async def test_an_address_that_cannot_be_dialled_hurts_no_other(
+    routers: list[Router], node: NodeMailbox
+) -> None:
+    node.set_routers(["tcp://nowhere", routers[0].address])
+    await until(lambda: node.up == {routers[0].address})
+
+
+async def test_after_the_end_nothing_is_dialled() -> None:
+    mailbox = NodeMailbox(HELLO, [], SECRET)
+    mailbox.close()
+    mailbox.set_routers(["tcp://127.0.0.1:1"])
+
+
+# --- by way of redis ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    monkeypatch.setattr("pagewire.membership.store.TTL_S", 2.0)
+    monkeypatch.setattr("pagewire.membership.redis_registry.REFRESH_S", 0.7)
+    with RedisServer() as running:
+        yield running
+
+
+def listed(server: RedisServer, router: Router) -> Any:
+    return member(server, record(name=router.name, epoch=f"of-{router.name}", address=router.address))
+
+
+async def test_a_node_finds_the_routers_that_there_are_and_those_that_come(
+    server: RedisServer, routers: list[Router], node: NodeMailbox
+) -> None:
+    a, b = routers
+    leave = enrol_node(server.url, "c", HELLO, node, SECRET)
+    with listed(server, a):
+        await until(lambda: node.up == {a.address})
+        begun = time.monotonic()
+        with listed(server, b):
+            await until(lambda: node.up == {a.address, b.address}, 1.0)
+            print(f"a new router was joined after {time.monotonic() - begun:.3f} s")
+            assert server.do("SMEMBERS", "pagewire:{c}:names:decode") in ({b"decode-0"}, [b"decode-0"])
+    await asyncio.sleep(1.5)  # both have left, and live: two refreshes change nothing
+    assert node.up == {a.address, b.address}
+    await a.close()
+    await until(lambda: node._wanted == (b.address,))
+    routers[0] = Router("a")
+    await asyncio.to_thread(leave)
+    await asyncio.to_thread(leave)
+    assert server.do("EXISTS", "pagewire:{c}:decode:decode-0") == 0
+
+
+async def test_a_router_that_was_killed_is_forgotten_when_its_record_ends(
+    server: RedisServer, routers: list[Router], node: NodeMailbox
+) -> None:
+    a, b = routers
+    leave = enrol_node(server.url, "c", HELLO, node, SECRET)
+    with listed(server, b), listed(server, a) as of_a:
+        await until(lambda: len(node.up) == 2)
+        of_a.registry._fenced = True  # its record is as a dead process leaves it
+        await a.close()
+        await told(node, (NodeId("a"), RouterLost(NodeId("a"))))
+        assert a.address in node._wanted  # the record still stands: it may come back
+        await until(lambda: node._wanted == (b.address,))
+        assert node.up == {b.address}
+        routers[0] = Router("a")
+    await asyncio.to_thread(leave)
+
+
+async def test_without_redis_lines_stay_and_work(
+    server: RedisServer, routers: list[Router], node: NodeMailbox
+) -> None:
+    a, b = routers
+    leave = enrol_node(server.url, "c", HELLO, node, SECRET)
+    with listed(server, a), listed(server, b):
+        await until(lambda: len(node.up) == 2)
+        server.kill()
+        await asyncio.sleep(3.0)  # more than a record stands
+        assert node.up == {a.address, b.address}
+        assert (a.hellos, b.hellos) == (1, 1)
+        assert a.mailbox.send(NODE, Cancel(RequestId("r"), 1))
+        await told(node, (NodeId("a"), Cancel(RequestId("r"), 1)))
+        await asyncio.to_thread(server.start)
+        await until(lambda: server.do("EXISTS", "pagewire:{c}:router:a", "pagewire:{c}:router:b") == 2)
+        assert (a.hellos, b.hellos) == (1, 1)
+    await asyncio.to_thread(leave)
