@@ -27,6 +27,7 @@ class Door(Protocol):
     """A mailbox, as far as it turns strangers and what they send away."""
 
     refused: int
+    newer: int
 
     @property
     def refusals(self) -> Refusals: ...
@@ -186,9 +187,11 @@ class _Refused(Collector):
     def collect(self) -> Iterable[Metric]:
         family = CounterMetricFamily(
             "pagewire:mailbox_refused_total",
-            "Messages of nodes that could not be read (malformed), and connections that were not let in.",
+            "Messages of nodes that could not be read (malformed), or that only a newer version knows "
+            "(newer), and connections that were not let in.",
             labels=["reason"],
         )
-        for reason, value in {"malformed": self._door.refused, **self._door.refusals._asdict()}.items():
+        messages = {"malformed": self._door.refused, "newer": self._door.newer}
+        for reason, value in {**messages, **self._door.refusals._asdict()}.items():
             family.add_metric([reason], value)
         yield family

@@ -28,6 +28,7 @@ from router.placing import Placing
 from router.reach import Link
 from router.recorder import Recorder
 from router.room import Size, capacity_of
+from router.skew import TOO_OLD, too_new
 
 LINGER_S = 0.2  # for spans that come after the last token
 PROMPT_LINGER_S = 1.0  # for the prompt's log-probabilities, without which there is no answer
@@ -218,7 +219,10 @@ class Requests:
                 self.placing.opened(self.clock(), opened)
                 if message.attempt > 0:
                     self._metrics.retries.inc()
-                if not self._mailbox.send(pair.prefill, message):
+                if why := too_new(message, map(self._fleet.get, pair[:2])):
+                    failed = Failed(*pair.prefill, request, message.attempt, TOO_OLD, why, retryable=True)
+                    self._act(member, member.dispatch.failed(self.clock(), pair.prefill, failed))
+                elif not self._mailbox.send(pair.prefill, message):
                     self.changed(self.clock(), self._fleet.drop(pair.prefill, "it cannot be reached"))
             case Stop(peer, cancel):
                 self._mailbox.send(peer, cancel)
