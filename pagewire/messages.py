@@ -51,6 +51,7 @@ class Hello:
     max_batch_tokens: int = 512
     max_num_seqs: int = 64
     prefix_caching: bool = True  # whether pages are kept for prompts that begin alike
+    topology: str = ""  # where it is (pagewire.topology)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,4 +150,5 @@ def _hello(options: NodeOptions, built: Built, epoch: Epoch, address: str, serve
         max_batch_tokens=config.max_batch_tokens,
         max_num_seqs=config.max_num_seqs,
         prefix_caching=config.prefix_caching,
+        topology=options.topology,
     )

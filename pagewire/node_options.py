@@ -18,12 +18,12 @@ class NodeOptions:
     ``model`` is what ``hub.resolve`` takes; ``served_model_name`` is what clients call it (None: the
     model's own name). ``routers`` are the mailbox addresses that the node dials, ``ipc://`` or ``tcp://``.
     ``handoff`` is where a decode node listens for KV (``shm://...`` or ``tcp://host:port``; port 0 takes a
-    free one, and Hello tells the router which); "" for a prefill node. ``max_model_len`` None means as
-    far as the model's config goes. ``kv_cache_bytes`` is all the memory for pages. ``threads`` is for one
-    step's arithmetic; with a ``niceness`` above 0 they yield to other processes. ``watchdog_s``: seconds
-    after which a node ends itself if its loop stands still; 0: never. ``secret_file`` holds the cluster
-    secret. ``log_format`` is "text" or "json". ``status_fd`` is where ``pagewire.status.Reporter`` writes;
-    None: nobody listens.
+    free one, and Hello tells the router which); "" for a prefill node. ``topology`` says where the node is
+    (``pagewire.topology``). ``max_model_len`` None means as far as the model's config goes.
+    ``kv_cache_bytes`` is all the memory for pages. ``threads`` is for one step's arithmetic; with a
+    ``niceness`` above 0 they yield to other processes. ``watchdog_s``: seconds after which a node ends itself
+    if its loop stands still; 0: never. ``secret_file`` holds the cluster secret. ``log_format`` is "text" or
+    "json". ``status_fd`` is where ``pagewire.status.Reporter`` writes; None: nobody listens.
     """
 
     node_id: str
@@ -31,6 +31,7 @@ class NodeOptions:
     model: str
     routers: tuple[str, ...]
     handoff: str = ""
+    topology: str = ""
     dtype: str = "auto"
     load_format: str = "auto"
     quantization: str = "auto"

@@ -182,6 +182,7 @@ def _nodes(front: Front) -> list[dict[str, Any]]:
             "version": node.hello.version,
             "max_model_len": node.hello.max_model_len,
             "page_size": node.hello.page_size,
+            "topology": node.hello.topology,
             "suspect": node.suspect,
             "silent_s": round(now - node.heard, 3),
             "load": {

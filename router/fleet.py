@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pagewire.audit import clean
+from pagewire.errors import ConfigError
 from pagewire.mailbox import BEAT_EVERY_S, LOST_AFTER_S, Peer
 from pagewire.messages import DECODE, PREFILL, Beat, Epoch, Hello, Load, NodeId, Welcome
 from pagewire.rates import told
+from pagewire.topology import Place, place_of
 from pagewire.versions import goes_with, level_of
 
 SLEPT_S = 1.0  # between two sweeps
@@ -44,11 +46,13 @@ class Node:
     suspect: bool = False
     peer: Peer = field(init=False)
     level: int | None = field(init=False)  # of its version
+    place: Place = field(init=False)
     measured: Mapping[str, float] = field(init=False)  # its rates, as far as it has told them
 
     def __post_init__(self) -> None:
         self.peer = Peer(self.hello.node, self.hello.epoch)
         self.level = level_of(self.hello.version)
+        self.place = place_of(self.hello.topology)
         self.reported(self.load)
 
     def reported(self, load: Load) -> None:
@@ -178,6 +182,8 @@ class Fleet:
             return f"unknown role {clean(hello.role, 60)}"
         if hello.role == DECODE and not hello.address:
             return "a decode node needs a handoff address"
+        if misplaced := _misplaced(hello):
+            return misplaced
         if not goes_with(hello.version, self.version):
             return f"version {clean(hello.version, 60)} does not go with {self.version}"
         if hello.epoch in self._replaced.get(hello.node, ()):
@@ -190,3 +196,11 @@ class Fleet:
         if others and (wrong := hello.layout.mismatch(others[0].hello.layout)):
             return f"KV layout differs from that of {others[0].hello.node}: {clean(wrong)}"
         return ""
+
+
+def _misplaced(hello: Hello) -> str:
+    try:
+        place_of(hello.topology)
+    except ConfigError as error:
+        return str(error)
+    return ""

@@ -22,6 +22,7 @@ from pagewire.cli.progress import view_for
 from pagewire.cli.router_flags import HttpFlags
 from pagewire.messages import DECODE, PREFILL
 from pagewire.node_options import NodeOptions
+from pagewire.topology import place_of
 
 
 @grouped
@@ -111,6 +112,7 @@ def decode(
 def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> None:
     # Before torch is loaded: its thread pools read the environment once.
     os.environ.update(local.thread_environment(options.threads))
+    place_of(node.topology)
     name = node.node_id or f"{role}-{socket.gethostname()}"
     options = replace(
         options,
@@ -118,6 +120,7 @@ def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> N
         node_id=name,
         routers=_routers(node),
         handoff=handoff,
+        topology=node.topology,
         secret_file=node.secret_file,
         status_fd=_shown(name, options.log_format),
     )

@@ -55,7 +55,7 @@ class Mixed:
             where = ["--listen", self._mailboxes[version], "--port", port]
         else:
             routers = [word for address in self._mailboxes.values() for word in ("--router", address)]
-            where = ["--node-id", f"{role}-{version}", *routers]
+            where = ["--node-id", f"{role}-{version}", *routers, "--topology", f"zone/{version}"]
         command = [sys.executable, "-m", "pagewire.cli.main", role, "demo", *where, *ARGUMENTS[role]]
         with (self._logs / f"{role}-{version}").open("wb") as log:
             env = os.environ | {"PYTHONPATH": str(tree), "PYTHONUNBUFFERED": "1"}
@@ -79,6 +79,12 @@ class Mixed:
         """Of the router of that version: each node's own counts, by its name."""
         found = httpx.get(f"{self.urls[version]}/health").json()["nodes"]
         return {node["node"]: node["load"]["gauges"] for node in found}
+
+    def handoffs(self, version: str) -> dict[str, float]:
+        """How many there were, by how much of their topologies the two nodes shared."""
+        page = httpx.get(f"{self.urls[version]}/metrics").text
+        found = re.findall(r'^pagewire:handoff_seconds_count\{shared="(\d?)"\} (\S+)$', page, re.MULTILINE)
+        return {shared: float(count) for shared, count in found}
 
     def refused(self, version: str) -> dict[str, float]:
         page = httpx.get(f"{self.urls[version]}/metrics").text
@@ -126,6 +132,7 @@ def test_every_pair_of_versions_serves(mixed: Mixed, router: str, expected: list
         assert reply.json()["choices"][0]["token_ids"] == expected
         pairs.add(re.sub("; why=.*", "", reply.headers["x-pagewire-served-by"]))
     either = ("now", "next")
+    mixed.until(lambda: mixed.handoffs(router) == {"1": 2.0, "2": 2.0}, 20)
     assert pairs == {f"prefill=prefill-{p}; decode=decode-{d}" for p in either for d in either}
 
 

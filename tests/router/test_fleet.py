@@ -195,6 +195,11 @@ def test_a_name_that_would_not_stay_on_its_line_is_refused(name: str) -> None:
     assert "name" in join(fleet(), 0.0, hello(name))[0].refused  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("where", ["a//b", "/a", "a/", "a b", "x" * 64, "/".join("abcdefghi"), "a\nb"])
+def test_a_topology_that_is_none_is_refused(where: str) -> None:
+    assert "topology" in refusal(fleet(), hello(topology=where))
+
+
 def test_strangers_leave_nothing_behind() -> None:
     ours = fleet()
     for number in range(100):
