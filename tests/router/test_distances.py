@@ -188,6 +188,17 @@ def test_a_router_learns_that_a_link_is_slow_and_crosses_it_only_when_it_pays() 
     assert crossed(queued=30, running=0) == 0
 
 
+def test_where_decode_nodes_read_by_themselves_no_place_is_better() -> None:
+    here = fleet("decode-0", "decode-1", at={"decode-0": "z/a/h"}, pages=1000)
+    view = View(0.0, here, Ledger(), Reach())
+    taken = Counter[str]()
+    for number in range(100):
+        pair = choose(view, Query([1] * 50, 90, alone=True, request=str(number)), frozenset(), Rules())
+        assert pair is not None
+        taken[pair.decode.node] += 1
+    assert min(taken["decode-0"], taken["decode-1"]) > 25
+
+
 def test_in_a_large_fleet_a_near_pair_is_found() -> None:
     at = {f"{role}-{n}": f"z/r{n // 4}/h{n}" for role in ("prefill", "decode") for n in range(40)}
     here = fleet(*at, at=at, pages=1000)
