@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from conftest import World, running
 from hypothesis import given
 from hypothesis import strategies as st
-from placement_world import MEASURED, fleet, node, report
+from placement_world import MEASURED, fleet, node, peer, report
 
-from pagewire.messages import NodeId, RequestId, Spans
+from pagewire.messages import NodeId, RequestId, Spans, Tokens
 from pagewire.text.tokenizer import Tokenizer
 from pagewire.timeline import RESERVE, TRANSFER_BYTES, TRANSFER_EXPOSED, TRANSFER_HIDDEN
 from pagewire.topology import shared
@@ -220,3 +221,17 @@ async def test_the_router_hears_what_handoffs_took_by_distance(tokenizer: Tokeni
         page = (await world.http.get("/metrics")).text
     for shares in (FAR, NEAR):
         assert f'pagewire:handoff_seconds_count{{shared="{shares}"}} {SEEN}.0' in page
+
+
+async def test_what_is_told_after_a_request_has_ended_counts_too(tokenizer: Tokenizer) -> None:
+    world = World(tokenizer)
+    world.cluster.topologies, world.cluster.mute = RACKS, True
+    async with running(world, "prefill-0", "decode-0"):
+        assert (await world.complete()).status_code == 200
+        (request,) = world.cluster.requests()
+        told = replace(spans(20.0), request=request.request, node=NodeId("prefill-0"))
+        who = peer("prefill-0")
+        world.cluster.say(who, Tokens(*who, [], [told]))
+        await world.until(lambda: world.service.requests.placing._distances._means)
+        page = (await world.http.get("/metrics")).text
+    assert f'pagewire:handoff_seconds_sum{{shared="{NEAR}"}} 0.02' in page
