@@ -256,7 +256,7 @@ class NodeFlags:
         ),
     ] = None
     topology: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="PATH",
             envvar="PAGEWIRE_TOPOLOGY",
@@ -264,5 +264,5 @@ class NodeFlags:
             "nodes that are near each other where that is cheaper.",
             rich_help_panel="Cluster",
         ),
-    ] = ""
+    ] = None
     secret_file: SecretFile = None

@@ -112,7 +112,8 @@ def decode(
 def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> None:
     # Before torch is loaded: its thread pools read the environment once.
     os.environ.update(local.thread_environment(options.threads))
-    place_of(node.topology)
+    topology = node.topology or ""
+    place_of(topology)
     name = node.node_id or f"{role}-{socket.gethostname()}"
     options = replace(
         options,
@@ -120,7 +121,7 @@ def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str) -> N
         node_id=name,
         routers=_routers(node),
         handoff=handoff,
-        topology=node.topology,
+        topology=topology,
         secret_file=node.secret_file,
         status_fd=_shown(name, options.log_format),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -15,14 +16,16 @@ from typing import Any
 
 import httpx
 import pytest
+from cluster import events
 from newer_tree import NEWER, ROOT, newer_tree
 
 from pagewire import LLM, SamplingParams, __version__
+from pagewire.outputs import CompletionOutput
 
 pytestmark = pytest.mark.e2e
 
 PROMPT = [1, 504, 3575, 282, 4649, 314, 260, 2591] * 6
-NEW_TOKENS = 12
+NEW_TOKENS, MANY_TOKENS = 12, 120
 SIZES = ("--kv-cache-memory", "64MiB", "--threads-per-worker", "1")
 EACH_PAIR = ("--placement", "round-robin", "--disaggregate", "always", "--canary-interval", "0")
 ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -64,7 +67,7 @@ class Mixed:
     def until(self, probe: Callable[[], Any], seconds: float = 120.0) -> Any:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            gone = [name for name, process in self.processes.items() if process.poll() is not None]
+            gone = [name for name, p in self.processes.items() if p.poll() not in (None, -signal.SIGKILL)]
             assert not gone, self.said(gone[0])
             with contextlib.suppress(httpx.TransportError):
                 if found := probe():
@@ -113,14 +116,14 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
 
 
 @pytest.fixture(scope="module")
-def expected() -> list[int]:
-    greedy = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, ignore_eos=True)
+def oracle() -> CompletionOutput:
+    greedy = SamplingParams(temperature=0.0, max_tokens=MANY_TOKENS, ignore_eos=True)
     [output] = LLM("demo", kv_cache_bytes=64 << 20).generate([PROMPT], [greedy], use_tqdm=False)
-    return output.outputs[0].token_ids
+    return output.outputs[0]
 
 
 @pytest.mark.parametrize("router", ["now", "next"])
-def test_every_pair_of_versions_serves(mixed: Mixed, router: str, expected: list[int]) -> None:
+def test_every_pair_of_versions_serves(mixed: Mixed, router: str, oracle: CompletionOutput) -> None:
     version = httpx.get(f"{mixed.urls[router]}/version").json()["version"]
     assert version == {"now": __version__, "next": NEWER}[router]
     pairs = set()
@@ -129,7 +132,7 @@ def test_every_pair_of_versions_serves(mixed: Mixed, router: str, expected: list
         asked = body | {"return_token_ids": True, "cache_salt": f"{router}{number}"}  # each prompt is sent
         reply = httpx.post(f"{mixed.urls[router]}/v1/completions", json=asked, timeout=60)
         assert reply.status_code == 200, reply.text
-        assert reply.json()["choices"][0]["token_ids"] == expected
+        assert reply.json()["choices"][0]["token_ids"] == oracle.token_ids[:NEW_TOKENS]
         pairs.add(re.sub("; why=.*", "", reply.headers["x-pagewire-served-by"]))
     either = ("now", "next")
     mixed.until(lambda: mixed.handoffs(router) == {"1": 2.0, "2": 2.0}, 20)
@@ -148,3 +151,25 @@ def test_what_only_the_next_version_says_is_ignored_and_nothing_was_refused(mixe
             assert {what: gauges.get(what, 0) for what in wrong} == dict.fromkeys(wrong, 0), name
             if name.endswith("-next"):
                 assert gauges["mailbox_newer"] == 0
+
+
+def test_when_a_node_dies_one_of_the_other_version_goes_on(mixed: Mixed, oracle: CompletionOutput) -> None:
+    body = {
+        "prompt": PROMPT,
+        "temperature": 0.0,
+        "max_tokens": MANY_TOKENS,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    text = ""
+    with httpx.stream("POST", f"{mixed.urls['next']}/v1/completions", json=body, timeout=60) as reply:
+        victim = re.findall("decode=([\\w-]+)", reply.headers["x-pagewire-served-by"])[0]
+        for number, event in enumerate(events(reply)):
+            text += "".join(choice["text"] for choice in event["choices"])
+            if number == 5:
+                mixed.processes[victim].kill()
+                assert mixed.processes[victim].wait(5) == -signal.SIGKILL
+    assert text == oracle.text
+    page = httpx.get(f"{mixed.urls['next']}/metrics").text
+    assert re.search(r"^pagewire:request_retries_total 1\.0$", page, re.MULTILINE)
+    mixed.until(lambda: victim not in mixed.nodes("next"), 10)
