@@ -1,8 +1,9 @@
 """Frames of the handoff to bytes and back, strictly.
 
-A frame is a 32-byte preamble, a msgpack header with exactly the fields of its type's dataclass, and a raw
-body. Knows bytes, checksums and their caps; knows no state, socket or clock. Anything that ``encode`` could
-not have made raises RemoteProtocolError, before memory is taken for it.
+A frame is a 32-byte preamble, a msgpack header with exactly the fields of its type's dataclass (of a
+neighbouring minor version: what ``pagewire.typed`` allows), and a raw body. Knows bytes, checksums and their
+caps; knows no state, socket or clock. Anything that ``encode`` could not have made raises
+RemoteProtocolError, before memory is taken for it.
 
     preamble, little-endian: magic "PWKV" | major u8 | minor u8 | type u16 | flags u32 | header bytes u32
                              | body bytes u64 | xxh3-64 of the 24 bytes before it and of the header, u64
@@ -29,7 +30,7 @@ from pagewire.layout import KVLayout
 TransferId = NewType("TransferId", str)  # 32 hex digits, drawn at random by the sender
 
 MAGIC = b"PWKV"
-MAJOR, MINOR = 1, 0  # another major is refused; a newer minor only uses flags that may be ignored
+MAJOR, MINOR = 1, 0  # only neighbouring minors understand each other; pagewire.schema says when it is raised
 MAX_HEADER_BYTES = 4096
 MAX_BODY_BYTES = 8 << 20
 MAX_TOKENS = 1 << 24
@@ -202,7 +203,7 @@ _NAMES = {cls: tuple(cls.__dataclass_fields__) for cls in TYPES}
 
 
 class OtherVersion(RemoteProtocolError):
-    """The frame is of another major version: nothing behind its first bytes can be read."""
+    """The frame is of a version that we do not know enough of to read it."""
 
 
 class Preamble(NamedTuple):
@@ -210,6 +211,7 @@ class Preamble(NamedTuple):
     header_bytes: int
     body_bytes: int
     check: int
+    skew: int  # of the author's minor version, from ours
 
 
 def checksum(data: Body) -> int:
@@ -243,14 +245,15 @@ def decode_preamble(data: Buffer) -> Preamble:
     magic, major, minor, number, _flags, header_bytes, body_bytes = _FIXED.unpack_from(data)
     if magic != MAGIC:
         raise RemoteProtocolError("not a frame of pagewire")
-    if major != MAJOR:
+    skew = minor - MINOR
+    if major != MAJOR or abs(skew) > 1:
         raise OtherVersion(f"the peer speaks version {major}.{minor} of the handoff, we {MAJOR}.{MINOR}")
     if not 1 <= number <= len(TYPES):
-        raise RemoteProtocolError(f"unknown frame type {number}")
+        raise (OtherVersion if skew > 0 else RemoteProtocolError)(f"unknown frame type {number}")
     cls = TYPES[number - 1]
     if header_bytes > MAX_HEADER_BYTES or body_bytes > (MAX_BODY_BYTES if cls in _WITH_BODY else 0):
         raise RemoteProtocolError(f"{cls.__name__} of {header_bytes} + {body_bytes} bytes is over the limit")
-    return Preamble(cls, header_bytes, body_bytes, _CHECK.unpack_from(data, _FIXED.size)[0])
+    return Preamble(cls, header_bytes, body_bytes, _CHECK.unpack_from(data, _FIXED.size)[0], skew)
 
 
 def decode(head: Buffer, body: Body = b"") -> Message:
@@ -262,7 +265,7 @@ def decode(head: Buffer, body: Body = b"") -> Message:
         raise RemoteProtocolError("frame lengths do not agree with the preamble")
     if checksum(b"".join((view[: _FIXED.size], header))) != preamble.check:
         raise RemoteProtocolError("header checksum does not match")
-    message: Message = build(preamble.cls, unpack(header))
+    message: Message = build(preamble.cls, unpack(header), preamble.skew)
     if isinstance(message, Reserve | Commit):
         if not isinstance(body, Buffer):
             raise RemoteProtocolError("a payload in a device's memory")

@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
 import zmq
@@ -26,12 +26,14 @@ from zmq.utils.monitor import recv_monitor_message
 from pagewire import __version__
 from pagewire import messages as m
 from pagewire.audit import Audit, clean
-from pagewire.codec import MAX_MESSAGE_BYTES, Codec, fingerprint, unseal
+from pagewire.codec import MAX_MESSAGE_BYTES, Codec, NewerMessage, unseal
 from pagewire.dialling import EVENTS, Dialling
 from pagewire.errors import ConfigError, RemoteProtocolError
 from pagewire.guard import Refusals
 from pagewire.messages import DECODE, PREFILL, ROUTER, WORKER, Beat, Epoch, Hello, Load, NodeId, Welcome
+from pagewire.schema import fingerprint
 from pagewire.secret import apply_client, apply_server, require_for
+from pagewire.versions import LEVEL, goes_with
 
 BEAT_EVERY_S = 0.5
 LOST_AFTER_S = 3.0  # the router gives a silent node up
@@ -44,7 +46,6 @@ TO_NODE = Codec(m.Welcome, m.Beat, m.PrefillRequest, m.Cancel, m.PagesWanted, m.
 NODE_TO_NODE = Codec(m.Handoff, m.FirstTokens)  # these ride inside kv_transfer's frames
 
 SPEAKS = f"{__version__}+{fingerprint(TO_ROUTER, TO_NODE, NODE_TO_NODE)}"  # what Hello calls its version
-_HELLO = {f.name for f in fields(Hello)}
 
 log = logging.getLogger("pagewire.mailbox")
 
@@ -76,6 +77,7 @@ class RouterMailbox:
             raise ConfigError(f"cannot listen on {address}: {error.strerror}") from error
         self.address: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.refused = 0  # messages that were not well-formed
+        self.newer = 0  # and those that only a newer version has a word for
         self._audit = Audit(log)
 
     @property
@@ -92,6 +94,8 @@ class RouterMailbox:
             parts = [frame.bytes for frame in frames]
             try:
                 return _received(parts, "" if self._guard is None else str(frames[-1].get("User-Id")))
+            except NewerMessage:
+                self.newer += 1
             except RemoteProtocolError as error:
                 self._refuse(parts, str(error))
 
@@ -171,6 +175,7 @@ class NodeMailbox:
         self._load = Load()
         self._draining = False
         self._unread = 0  # messages of routers that were not well-formed
+        self._newer = 0  # and those that only a newer version has a word for
         self._stopping = False
         self._secret = secret
         self._wanted = tuple(dict.fromkeys(routers))
@@ -211,7 +216,8 @@ class NodeMailbox:
 
     def report(self, load: Load) -> None:
         """What the next heartbeats are to say."""
-        self._load = replace(load, gauges=load.gauges | {"mailbox_refused": float(self._unread)})
+        counts = {"mailbox_refused": float(self._unread), "mailbox_newer": float(self._newer)}
+        self._load = replace(load, gauges=load.gauges | counts)
 
     def take_role(self, role: str) -> None:
         """Offer ``role`` from now on; routers hear of it at once."""
@@ -347,11 +353,16 @@ class NodeMailbox:
         with contextlib.suppress(zmq.Again):
             while True:
                 parts = line.socket.recv_multipart(zmq.NOBLOCK)
+                data = parts[0] if len(parts) == 1 else b""
                 line.heard = now
                 try:
-                    self._sort(line, parts[0], TO_NODE.decode(parts[0] if len(parts) == 1 else b""))
+                    self._sort(line, data, TO_NODE.decode(data))
+                except NewerMessage:
+                    self._newer += 1
                 except RemoteProtocolError:
                     self._unread += 1
+                    if (refusal := _refusal(data)) is not None:
+                        self._sort(line, data, refusal)
 
     def _sort(self, line: _Line, data: bytes, message: Any) -> None:
         match message:
@@ -461,10 +472,22 @@ def _received(frames: list[bytes], role: str) -> tuple[Peer, Any]:
     return Peer(NodeId(node), Epoch(epoch)), message
 
 
+# Two things may be read whatever the version: which one a Hello is of, and that a Welcome refuses.
+
+
 def _foreign(data: bytes) -> str | None:
-    """The version in a Hello whose fields are not ours: the one thing that any version may read."""
+    """The version in a Hello that does not go with ours."""
     with contextlib.suppress(RemoteProtocolError):
         match unseal(data):
-            case ["Hello", {"version": str(version), **rest}] if rest.keys() | {"version"} != _HELLO:
+            case [*_, "Hello", {"version": str(version)}] if not goes_with(version, SPEAKS):
                 return version
+    return None
+
+
+def _refusal(data: bytes) -> Welcome | None:
+    """The Welcome of a router whose version does not go with ours, and that says so."""
+    with contextlib.suppress(RemoteProtocolError):
+        match unseal(data):
+            case [int(level), "Welcome", {"refused": str(reason)}] if abs(level - LEVEL) > 1 and reason:
+                return Welcome(NodeId(""), Epoch(""), refused=clean(reason))
     return None

@@ -55,6 +55,7 @@ class Hello:
     max_num_seqs: int = 64
     prefix_caching: bool = True  # whether pages are kept for prompts that begin alike
     roles: list[str] = field(default_factory=list)  # empty: its role alone, for good
+    topology: str = ""  # where it is (pagewire.topology)
 
 
 @dataclass(frozen=True, slots=True)

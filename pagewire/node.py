@@ -185,4 +185,5 @@ def _hello(
         max_num_seqs=config.max_num_seqs,
         prefix_caching=config.prefix_caching,
         roles=list(roles) if len(roles) > 1 else [],
+        topology=options.topology,
     )

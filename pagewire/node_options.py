@@ -20,13 +20,13 @@ class NodeOptions:
     model's own name). ``routers`` are the mailbox addresses that the node dials, ``ipc://`` or ``tcp://``;
     with a ``registry`` there are none, and it dials the routers of ``cluster`` that are listed in that redis.
     ``handoff`` is where a decode node listens for KV (``shm://...`` or ``tcp://host:port``; port 0 takes a
-    free one, and Hello tells the router which); "" for a prefill node that stays one. ``max_model_len`` None
-    means as far as the model's config goes. ``kv_cache_bytes`` is all the memory for pages. ``threads`` is
-    for one step's arithmetic; with a ``niceness`` above 0 they yield to other processes. ``watchdog_s``:
-    seconds after which a node ends itself if its loop stands still; 0: never. ``grace_s``: seconds that
-    requests in hand have to end after SIGTERM, before they are given back. ``secret_file`` holds the cluster
-    secret. ``log_format`` is "text" or "json". ``status_fd`` is where ``pagewire.status.Reporter`` writes;
-    None: nobody listens.
+    free one, and Hello tells the router which); "" for a prefill node that stays one. ``topology`` says where
+    the node is (``pagewire.topology``). ``max_model_len`` None means as far as the model's config goes.
+    ``kv_cache_bytes`` is all the memory for pages. ``threads`` is for one step's arithmetic; with a
+    ``niceness`` above 0 they yield to other processes. ``watchdog_s``: seconds after which a node ends itself
+    if its loop stands still; 0: never. ``grace_s``: seconds that requests in hand have to end after SIGTERM,
+    before they are given back. ``secret_file`` holds the cluster secret. ``log_format`` is "text" or "json".
+    ``status_fd`` is where ``pagewire.status.Reporter`` writes; None: nobody listens.
     """
 
     node_id: str
@@ -37,6 +37,7 @@ class NodeOptions:
     cluster: str = "default"
     handoff: str = ""
     flexible: bool = False
+    topology: str = ""
     dtype: str = "auto"
     load_format: str = "auto"
     quantization: str = "auto"

@@ -12,11 +12,13 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pagewire.mailbox import Peer
 from pagewire.messages import DECODE
 from pagewire.rates import NAMES, READING, Rates
+from pagewire.topology import shared
+from router.distances import Way
 from router.fleet import Node
 from router.ledger import Ledger
 
@@ -45,21 +47,25 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The prices of one fleet at one moment, ``now``. ``rates`` are each node's, measured or guessed."""
+    """The prices of one fleet at one moment, ``now``. ``rates`` are each node's, measured or guessed, and
+    ``ways`` what handoffs took by distance, as far as that was measured."""
 
     now: float
     ledger: Ledger
     rates: Mapping[Peer, Rates]
+    ways: Mapping[int, Way] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, now: float, ledger: Ledger, nodes: Iterable[Node]) -> Costs:
+    def of(
+        cls, now: float, ledger: Ledger, nodes: Iterable[Node], ways: Mapping[int, Way] | None = None
+    ) -> Costs:
         """A rate that a node did not measure is the mean of those of its role that did."""
         nodes = list(nodes)
         prefills = _mean([node for node in nodes if node.role != DECODE], Rates())
         slower = {name: UNMEASURED * getattr(prefills, name) for name in READING}
         decodes = _mean([node for node in nodes if node.role == DECODE], replace(prefills, **slower))
         guesses = {node.peer: decodes if node.role == DECODE else prefills for node in nodes}
-        return cls(now, ledger, {n.peer: replace(guesses[n.peer], **n.measured) for n in nodes})
+        return cls(now, ledger, {n.peer: replace(guesses[n.peer], **n.measured) for n in nodes}, ways or {})
 
     def through(self, prompt: Prompt, prefill: Node, decode: Node) -> float:
         [[cost]] = self.table(prompt, [prefill], [decode])
@@ -68,12 +74,12 @@ class Costs:
     def table(self, prompt: Prompt, prefills: Iterable[Node], decodes: Sequence[Node]) -> list[list[float]]:
         """Of each prefill node with each decode node; what belongs to one of them is asked once."""
         writing = [self.writing_ms(prompt, decode) for decode in decodes]
-        lacking = [prompt.new(decode) for decode in decodes]
+        lacking = [(decode, prompt.new(decode)) for decode in decodes]
         costs = []
         for prefill in prefills:
             reading = self.reading_ms(prompt, prefill)
             before = self.queue_ms(prefill) + reading * (1 + self.behind(prefill))
-            sending = [self.sending_ms(prefill, new, reading) for new in lacking]
+            sending = [self.sending_ms(prefill, decode, new, reading) for decode, new in lacking]
             costs.append([before + moved + written for moved, written in zip(sending, writing, strict=True)])
         return costs
 
@@ -109,12 +115,12 @@ class Costs:
         area = new * (before + new / 2) / 1000
         return rates.read_step_ms + rates.read_token_ms * new + rates.read_context_ms * area
 
-    def sending_ms(self, prefill: Node, tokens: int, reading_ms: float) -> float:
+    def sending_ms(self, prefill: Node, decode: Node, tokens: int, reading_ms: float) -> float:
         """What a handoff of ``tokens`` adds: their bytes go while the prompt is read."""
-        rates = self._rates(prefill)
+        way = self._way(prefill, decode)
         megabytes = tokens * prefill.hello.layout.token_bytes / 1e6
-        moving = megabytes * rates.handoff_mb_ms
-        return rates.handoff_ms + max(0.0, moving - reading_ms) + HIDDEN * min(moving, reading_ms)
+        moving = megabytes * way.handoff_mb_ms
+        return way.handoff_ms + max(0.0, moving - reading_ms) + HIDDEN * min(moving, reading_ms)
 
     def writing_ms(self, prompt: Prompt, decode: Node) -> float:
         """What the company costs: this sequence waits for the others in each step, and they for it."""
@@ -138,6 +144,12 @@ class Costs:
 
     def _rates(self, node: Node) -> Rates:
         return self.rates[node.peer]
+
+    def _way(self, prefill: Node, decode: Node) -> Way | Rates:
+        """What handoffs over that distance took, or else those of the prefill node over all its ways."""
+        distance = shared(prefill.place, decode.place) if self.ways else None
+        way = None if distance is None else self.ways.get(distance)
+        return self._rates(prefill) if way is None else way
 
 
 def _mean(nodes: list[Node], otherwise: Rates) -> Rates:

@@ -14,6 +14,7 @@ from pagewire.errors import (
     Unavailable,
 )
 from pagewire.messages import Failed
+from router.skew import TOO_OLD
 
 _CUT_OFF = ("peer_lost", "stalled")  # how a handoff ends between nodes that do not reach each other
 _CLIENTS_FAULT = (RequestError.code, PromptTooLong.code, "too_long", "grammar_failed")
@@ -30,6 +31,8 @@ def error_of(failed: Failed) -> PagewireError:
         return DeadlineExceeded("the request took longer than it was given")
     if failed.code in _CLIENTS_FAULT:
         return RequestError(failed.message, code=failed.code)
+    if failed.code == TOO_OLD:
+        return Unavailable(failed.message)
     if failed.retryable:
         return Unavailable("the nodes could not take the request; try again")
     return RequestFailed("the request could not be finished")

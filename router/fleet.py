@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pagewire.audit import clean
+from pagewire.errors import ConfigError
 from pagewire.mailbox import BEAT_EVERY_S, LOST_AFTER_S, Peer
 from pagewire.messages import DECODE, PREFILL, Beat, Epoch, Hello, Load, NodeId, Welcome
 from pagewire.rates import told
+from pagewire.topology import Place, place_of
+from pagewire.versions import goes_with, level_of
 
 SLEPT_S = 1.0  # between two sweeps
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_MAJOR_MINOR = re.compile(r"(\d{1,6})\.(\d{1,6})(?:[.+]|$)")
 
 
 class NodeJoined(NamedTuple):
@@ -54,11 +56,15 @@ class Node:
     draining: bool = False
     role: str = field(init=False)
     peer: Peer = field(init=False)
+    level: int | None = field(init=False)  # of its version
+    place: Place = field(init=False)
     measured: Mapping[str, float] = field(init=False)  # its rates, as far as it has told them
 
     def __post_init__(self) -> None:
         self.role = self.hello.role
         self.peer = Peer(self.hello.node, self.hello.epoch)
+        self.level = level_of(self.hello.version)
+        self.place = place_of(self.hello.topology)
         self.reported(self.load)
 
     def reported(self, load: Load) -> None:
@@ -196,24 +202,25 @@ class Fleet:
             return f"its roles are not its role or not known: {clean(', '.join(hello.roles), 60)}"
         if DECODE in (hello.role, *hello.roles) and not hello.address:
             return "a decode node needs a handoff address"
-        if not _goes_with(hello.version, self.version):
+        if misplaced := _misplaced(hello):
+            return misplaced
+        if not goes_with(hello.version, self.version):
             return f"version {clean(hello.version, 60)} does not go with {self.version}"
         if hello.epoch in self._replaced.get(hello.node, ()):
             return f"another process has taken the name {hello.node}"
         others = [node for node in self.nodes.values() if node.hello.node != hello.node]
+        for other in others:
+            if not goes_with(hello.version, other.hello.version):
+                theirs, name = other.hello.version, other.hello.node
+                return f"version {clean(hello.version, 60)} does not go with {theirs} of {name}"
         if others and (wrong := hello.layout.mismatch(others[0].hello.layout)):
             return f"KV layout differs from that of {others[0].hello.node}: {clean(wrong)}"
         return ""
 
 
-def _goes_with(theirs: str, ours: str) -> bool:
-    """Whether two versions understand each other: the same major, minors that are neighbours at most, and
-    the same messages, whose fingerprint is behind the "+".
-    """
-    if len({version.partition("+")[2] for version in (theirs, ours)} - {""}) > 1:
-        return False
-    numbers = [_MAJOR_MINOR.match(version) for version in (theirs, ours)]
-    if theirs == ours or None in numbers:
-        return theirs == ours
-    (major, minor), (our_major, our_minor) = ((int(m[1]), int(m[2])) for m in numbers if m is not None)
-    return major == our_major and abs(minor - our_minor) <= 1
+def _misplaced(hello: Hello) -> str:
+    try:
+        place_of(hello.topology)
+    except ConfigError as error:
+        return str(error)
+    return ""

@@ -61,25 +61,57 @@ class LabelledCounter(Collector):
         yield family
 
 
-class Histogram(Collector):
+class Buckets:
     """``bounds`` rise; a value belongs to the first that is not below it, or else to the one above all."""
 
-    def __init__(self, name: str, text: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
+    def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
-        self._name, self._text = name, text
-        registry.register(self)
 
     def observe(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
-    def collect(self) -> Iterable[Metric]:
+    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
         names = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
         below = accumulate(self.counts)
+        family.add_metric(labels, [(name, float(n)) for name, n in zip(names, below, strict=True)], self.sum)
+
+
+class Histogram(Buckets, Collector):
+    """A histogram without labels."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
+        super().__init__(bounds)
+        self._name, self._text = name, text
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
         family = HistogramMetricFamily(self._name, self._text)
-        family.add_metric((), [(name, float(n)) for name, n in zip(names, below, strict=True)], self.sum)
+        self.add_to(family, ())
+        yield family
+
+
+class LabelledHistogram(Collector):
+    """Buckets for each value of a label, made when it is first asked for. Whoever asks bounds the values."""
+
+    def __init__(
+        self, name: str, text: str, label: str, bounds: Sequence[float], registry: CollectorRegistry
+    ) -> None:
+        self._name, self._text, self._label, self._bounds = name, text, label, bounds
+        self._buckets: dict[str, Buckets] = {}
+        registry.register(self)
+
+    def of(self, value: str) -> Buckets:
+        if value not in self._buckets:
+            self._buckets[value] = Buckets(self._bounds)
+        return self._buckets[value]
+
+    def collect(self) -> Iterable[Metric]:
+        family = HistogramMetricFamily(self._name, self._text, labels=[self._label])
+        for value, buckets in self._buckets.items():
+            buckets.add_to(family, [value])
         yield family
 
 

@@ -14,12 +14,12 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pagewire.guard import Refusals
-from pagewire.messages import PREFILL, Spans
+from pagewire.messages import Spans
 from pagewire.timeline import TRANSFER_BYTES, TRANSFER_EXPOSED, TRANSFER_FRAMES, TRANSFER_HIDDEN
 from router.buckets import GAP, HANDOFF, LATENCY, TOKENS
 from router.finished import Finished
 from router.fleet import Fleet
-from router.meters import Counter, Histogram, LabelledCounter
+from router.meters import Counter, Histogram, LabelledCounter, LabelledHistogram
 from router.node_metrics import NodeMetrics
 
 
@@ -27,6 +27,7 @@ class Door(Protocol):
     """A mailbox, as far as it turns strangers and what they send away."""
 
     refused: int
+    newer: int
 
     @property
     def refusals(self) -> Refusals: ...
@@ -109,7 +110,14 @@ class Metrics:
 
     def _handoffs(self) -> None:
         make = self._histogram
-        self._handoff = make("handoff_seconds", "Of a completed handoff: all of its transfer.", HANDOFF)
+        self._handoff = LabelledHistogram(
+            "pagewire:handoff_seconds",
+            "Of a completed handoff: all of its transfer, by how many leading parts the topologies of its "
+            "nodes share.",
+            "shared",
+            HANDOFF,
+            self.registry,
+        )
         self._exposed = make(
             "handoff_exposed_seconds",
             "Of a completed handoff: what came after the first token, in the client's way.",
@@ -128,13 +136,14 @@ class Metrics:
         self._cache_queries.inc(prompt_tokens)
         self._cache_hits.inc(found)
 
-    def handed_over(self, spans: Spans) -> None:
-        """A node reported; a prefill node counts the bytes of each handoff once, when it is complete."""
-        if spans.role != PREFILL or not (size := spans.counts.get(TRANSFER_BYTES, 0)):
+    def handed_over(self, spans: Spans, distance: int | None) -> None:
+        """A prefill node reported; it counts the bytes of each handoff once, when it is complete."""
+        if not (size := spans.counts.get(TRANSFER_BYTES, 0)):
             return
         exposed = spans.ms.get(TRANSFER_EXPOSED, 0.0) / 1000
         self._exposed.observe(exposed)
-        self._handoff.observe(exposed + spans.ms.get(TRANSFER_HIDDEN, 0.0) / 1000)
+        took = self._handoff.of("" if distance is None else str(distance))
+        took.observe(exposed + spans.ms.get(TRANSFER_HIDDEN, 0.0) / 1000)
         self._handoff_bytes.inc(size)
         self._handoff_frames.inc(spans.counts.get(TRANSFER_FRAMES, 0))
 
@@ -187,9 +196,11 @@ class _Refused(Collector):
     def collect(self) -> Iterable[Metric]:
         family = CounterMetricFamily(
             "pagewire:mailbox_refused_total",
-            "Messages of nodes that could not be read (malformed), and connections that were not let in.",
+            "Messages of nodes that could not be read (malformed), or that only a newer version knows "
+            "(newer), and connections that were not let in.",
             labels=["reason"],
         )
-        for reason, value in {"malformed": self._door.refused, **self._door.refusals._asdict()}.items():
+        messages = {"malformed": self._door.refused, "newer": self._door.newer}
+        for reason, value in {**messages, **self._door.refusals._asdict()}.items():
             family.add_metric([reason], value)
         yield family

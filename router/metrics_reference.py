@@ -34,6 +34,7 @@ a dashboard. Without either, the router's own page is at [/dashboard](dashboard.
 
 class _Door:
     refused = 0
+    newer = 0
     refusals = Refusals()
 
 

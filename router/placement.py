@@ -16,6 +16,7 @@ from pagewire.mailbox import Peer
 from pagewire.messages import DECODE, PREFILL
 from pagewire.rates import READING
 from router.cost import Costs, Prompt
+from router.distances import Way
 from router.fleet import Fleet, Node
 from router.ledger import Ledger
 from router.reach import Reach
@@ -72,13 +73,15 @@ class Rules:
 
 
 class View(NamedTuple):
-    """A snapshot. ``held``: leading tokens of the prompt that each node has in its prefix cache."""
+    """A snapshot. ``held``: leading tokens of the prompt that each node has in its prefix cache. ``ways``:
+    what handoffs take by distance."""
 
     now: float
     fleet: Fleet
     ledger: Ledger
     reach: Reach
     held: Mapping[Peer, int] = {}
+    ways: Mapping[int, Way] = {}
 
 
 class _Case(NamedTuple):
@@ -105,7 +108,8 @@ def choose(view: View, query: Query, tried: Tried, rules: Rules) -> Pair | None:
     if not decodes or not (prefills or colocated):
         return None
     prompt = Prompt(len(query.tokens), query.reserve, view.held)
-    scene = Scene(Costs.of(view.now, view.ledger, (*prefills, *decodes)), prompt, query.request)
+    costs = Costs.of(view.now, view.ledger, (*prefills, *decodes), view.ways)
+    scene = Scene(costs, prompt, query.request)
     case = _Case(view, scene, tried, decodes, prefills)
     return _pair(scene, rules, _chosen(case, query, rules))
 
@@ -160,7 +164,8 @@ def _couples(case: _Case) -> Iterator[Couple]:
 
 def _clear(case: _Case) -> list[Couple]:
     """The pairs of the best standing that has any that are not cut, of all nodes if need be."""
-    few = promising(case.scene, case.tried, case.decodes), promising(case.scene, case.tried, case.prefills)
+    readers = promising(case.scene, case.tried, case.prefills)
+    few = promising(case.scene, case.tried, case.decodes, readers), readers
     for decodes, prefills in (few, (case.decodes, case.prefills)):
         for by, to in by_standing(case.tried, decodes, prefills):
             couples = [Couple(prefill, decode) for decode, prefill in product(to, by)]

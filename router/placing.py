@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from pagewire.mailbox import Peer
-from pagewire.messages import PagesChanged, PagesWanted
+from pagewire.messages import PagesChanged, PagesWanted, Spans
 from pagewire.page_chain import Labels
+from pagewire.topology import shared
 from router.actions import Open
+from router.distances import Distances
 from router.fleet import Fleet
 from router.ledger import Ledger
 from router.metrics import Metrics
@@ -35,6 +37,7 @@ class Placing:
         self._send = send
         self._rules = rules
         self._metrics = metrics
+        self._distances = Distances()
         self._prompt: tuple[Sequence[int], str] = ([], "")  # whose labels these are
         self._labels: dict[int, Labels] = {}  # by page size
 
@@ -43,7 +46,8 @@ class Placing:
         held = {}
         if self._looks and query.cached:
             held = self.index.match(lambda size: self._labels_of(query, size))
-        return choose(View(now, self._fleet, self.ledger, self.reach, held), query, tried, self._rules)
+        ways = self._distances.ways
+        return choose(View(now, self._fleet, self.ledger, self.reach, held, ways), query, tried, self._rules)
 
     # --- requests -------------------------------------------------------------------------------------------
 
@@ -65,6 +69,16 @@ class Placing:
     def closed(self, request: str, attempt: int, pair: Pair) -> None:
         self.ledger.closed(request, attempt)
         self.reach.closed(pair[:2], (request, attempt))
+
+    def handed_over(self, spans: Spans, pair: Pair | None) -> None:
+        """A prefill node tells what a handoff to its decode node took; None: of an attempt of nobody."""
+        distance = None if pair is None else self._distance(pair)
+        self._distances.heard(distance, spans)
+        self._metrics.handed_over(spans, distance)
+
+    def _distance(self, pair: Pair) -> int | None:
+        prefill, decode = map(self._fleet.get, pair[:2])
+        return None if prefill is None or decode is None else shared(prefill.place, decode.place)
 
     # --- nodes ----------------------------------------------------------------------------------------------
 

@@ -46,6 +46,11 @@ class Recorder:
         if len(self._waiting) > MOST_WAITING:
             self._tell(self._waiting.pop(next(iter(self._waiting))))
 
+    def member(self, request: RequestId) -> Inflight | None:
+        """A request that has ended and of which not all is told."""
+        ended = self._waiting.get(request)
+        return None if ended is None else ended.member
+
     def spans(self, spans: Spans) -> None:
         """A node reported of a request that is no longer in hand."""
         if ended := self._waiting.get(spans.request):

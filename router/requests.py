@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pagewire.errors import DeadlineExceeded, PagewireError, RequestFailed
 from pagewire.mailbox import Peer
-from pagewire.messages import Beat, Failed, Load, PagesChanged, RequestId, TokenItem, Tokens
+from pagewire.messages import PREFILL, Beat, Failed, Load, PagesChanged, RequestId, Spans, TokenItem, Tokens
 from router.actions import Action, ChoiceEnd, Closed, End, Handed, Open, Stop
 from router.admission import Ticket
 from router.backlog import Backlog
@@ -28,6 +28,7 @@ from router.placing import Placing
 from router.reach import Link
 from router.recorder import Recorder
 from router.room import Size, capacity_of
+from router.skew import TOO_OLD, too_new
 
 LINGER_S = 0.2  # for spans that come after the last token
 PROMPT_LINGER_S = 1.0  # for the prompt's log-probabilities, without which there is no answer
@@ -131,7 +132,8 @@ class Requests:
     def tokens(self, now: float, peer: Peer, message: Tokens) -> None:
         """Counts first, then tokens: a last token may end the request."""
         for spans in message.spans:
-            self._metrics.handed_over(spans)
+            if spans.role == PREFILL:
+                self._handed_over(spans)
             if member := self._inflight.get(spans.request):
                 member.spans(spans)
             else:
@@ -149,6 +151,10 @@ class Requests:
             if (member := self._inflight.get(request)) is not None and member.ended_at is not None:
                 self._settle(now, member)
         self._send(now)
+
+    def _handed_over(self, spans: Spans) -> None:
+        member = self._inflight.get(spans.request) or self.recorder.member(spans.request)
+        self.placing.handed_over(spans, None if member is None else member.dispatch.pairs.get(spans.attempt))
 
     def failed(self, now: float, peer: Peer, message: Failed) -> None:
         """An attempt failed, perhaps because one of its nodes is dead: see before another is made there."""
@@ -225,7 +231,10 @@ class Requests:
                 self.placing.opened(self.clock(), opened)
                 if message.attempt > 0:
                     self._metrics.retries.inc()
-                if not self._mailbox.send(pair.prefill, message):
+                if why := too_new(message, map(self._fleet.get, pair[:2])):
+                    failed = Failed(*pair.prefill, request, message.attempt, TOO_OLD, why, retryable=True)
+                    self._act(member, member.dispatch.failed(self.clock(), pair.prefill, failed))
+                elif not self._mailbox.send(pair.prefill, message):
                     self.changed(self.clock(), self._fleet.drop(pair.prefill, "it cannot be reached"))
             case Stop(peer, cancel):
                 self._mailbox.send(peer, cancel)

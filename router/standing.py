@@ -5,7 +5,7 @@ Pure. Knows nodes, what failed a request, and prices only to leave nodes of a la
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 
 from pagewire.mailbox import Peer
@@ -43,8 +43,9 @@ def together(to: Standing, by: Standing) -> Standing:
     return to[0] + by[0], to[1] + by[1]
 
 
-def promising(scene: Scene, tried: Tried, nodes: list[Node]) -> list[Node]:
-    """All, or in a large fleet those that hold most of the prompt or have least to do."""
+def promising(scene: Scene, tried: Tried, nodes: list[Node], beside: Iterable[Node] = ()) -> list[Node]:
+    """All, or in a large fleet those that hold most of the prompt, are near one of ``beside``, or have least
+    to do."""
     if len(nodes) <= MANY:
         return nodes
     held, costs = scene.prompt.held, scene.costs
@@ -54,5 +55,17 @@ def promising(scene: Scene, tried: Tried, nodes: list[Node]) -> list[Node]:
 
     by_busy = sorted(nodes, key=busy)
     by_held = sorted(by_busy, key=lambda node: -held.get(node.peer, 0))
-    found = {node.peer: node for node in (*by_held[: MANY // 2], *by_busy[:MANY])}
+    by_near = _by_nearness(by_busy, beside)
+    found = {n.peer: n for n in (*by_held[: MANY // 2], *by_near[: MANY // 4], *by_busy[:MANY])}
     return list(found.values())[:MANY]
+
+
+def _by_nearness(nodes: list[Node], beside: Iterable[Node]) -> list[Node]:
+    """The nearest to any of ``beside`` first, else as they stand."""
+    ways = {other.place[:depth] for other in beside for depth in range(1, len(other.place) + 1)}
+
+    def nearness(node: Node) -> int:
+        depths = range(len(node.place), 0, -1)
+        return next((depth for depth in depths if node.place[:depth] in ways), 0)
+
+    return sorted(nodes, key=nearness, reverse=True) if ways else nodes

@@ -20,6 +20,7 @@ def nodes_view(service: Service) -> list[dict[str, Any]]:
             "version": node.hello.version,
             "max_model_len": node.hello.max_model_len,
             "page_size": node.hello.page_size,
+            "topology": node.hello.topology,
             "suspect": node.suspect,
             "silent_s": round(now - node.heard, 3),
             "load": {

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from pagewire.mailbox import Peer
+from pagewire.topology import shared
 from router.cost import Costs, Prompt
 from router.fleet import Node
 
@@ -32,6 +33,11 @@ class Couple(NamedTuple):
     @property
     def alone(self) -> bool:
         return self.prefill is self.decode
+
+    @property
+    def nearness(self) -> int:
+        """The higher, the nearer; 0 where that is not known, or nothing is handed over."""
+        return 0 if self.alone else shared(self.prefill.place, self.decode.place) or 0
 
     @property
     def names(self) -> tuple[str, str]:
@@ -67,12 +73,15 @@ def by_load(scene: Scene, couples: Sequence[Couple]) -> Couple:
 
 
 def by_cost(scene: Scene, couples: Sequence[Couple]) -> Couple:
-    """The lowest predicted cost. Of those that are as good, the better of two that are drawn: then routers
-    that know the same do not all send to the same node (Mitzenmacher's power of two choices)."""
+    """The lowest predicted cost. Of those that are as good, the nearest; of these, the better of two that are
+    drawn: then routers that know the same do not all send to the same node (Mitzenmacher's power of two
+    choices)."""
     prices = _prices(scene, couples)
     limit = _about(min(prices))
     equal = [(price, couple) for price, couple in zip(prices, couples, strict=True) if price <= limit]
-    drawn = sorted(equal, key=lambda each: _draw(scene.request, each[1]))[:2]
+    nearest = max(couple.nearness for _, couple in equal)
+    near = [each for each in equal if each[1].nearness == nearest]
+    drawn = sorted(near, key=lambda each: _draw(scene.request, each[1]))[:2]
     return min(drawn, key=lambda each: each[0])[1]
 
 

@@ -13,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagewire import messages
-from pagewire.codec import MAX_MESSAGE_BYTES, Codec, build, fingerprint, seal, unpack
+from pagewire.codec import MAX_MESSAGE_BYTES, Codec, seal, unpack
 from pagewire.errors import RemoteProtocolError
 from pagewire.layout import DTYPE_BYTES, KVLayout
 from pagewire.messages import Beat, Cancel, Load, PrefillRequest, TokenItem, Welcome
 from pagewire.sampling import SamplingParams
+from pagewire.schema import fingerprint
+from pagewire.typed import build
+from pagewire.versions import LEVEL
 
 CLASSES = [
     c for c in vars(messages).values() if dataclasses.is_dataclass(c) and c.__module__ == messages.__name__
@@ -71,13 +74,24 @@ def refused(data: bytes, codec: Codec = CODEC) -> bool:
     return True
 
 
+ENVELOPE = b"\x93" + bytes(msgpack.packb(LEVEL))
+
+
 def pack(value: Any) -> bytes:
     """``value`` as a message, with a right checksum."""
     return seal(msgpack.packb(value))
 
 
+def said(name: Any, body: Any) -> bytes:
+    """A message of our version."""
+    return pack([LEVEL, name, body])
+
+
 def unpacked(message: object) -> Any:
-    return msgpack.unpackb(CODEC.encode(message)[8:], strict_map_key=False)
+    """Its type name and fields."""
+    level, name, body = msgpack.unpackb(CODEC.encode(message)[8:], strict_map_key=False)
+    assert level == LEVEL
+    return name, body
 
 
 # --- the trip ---
@@ -106,7 +120,7 @@ def test_an_infinite_logprob_survives() -> None:
 
 
 def test_a_whole_number_is_taken_for_a_float() -> None:
-    data = pack(["Beat", {"node": "n", "epoch": "e", "load": dataclasses.asdict(Load(gauges={"a": 1}))}])
+    data = said("Beat", {"node": "n", "epoch": "e", "load": dataclasses.asdict(Load(gauges={"a": 1}))})
     (gauge,) = CODEC.decode(data).load.gauges.values()
     assert type(gauge) is float
 
@@ -118,6 +132,8 @@ def test_a_class_outside_the_codec_is_not_sent() -> None:
 
 # --- refusals ---
 
+CANCELLED = {"request": "r", "attempt": 1, "choice": None}
+
 
 @pytest.mark.parametrize(
     "value",
@@ -126,24 +142,32 @@ def test_a_class_outside_the_codec_is_not_sent() -> None:
         "Cancel",
         [],
         ["Cancel"],
-        ["Cancel", {"request": "r", "attempt": 1, "choice": None}, 3],
-        [b"Cancel", {"request": "r", "attempt": 1, "choice": None}],
-        ["cancel", {"request": "r", "attempt": 1, "choice": None}],
-        ["SamplingParams", {}],
-        ["Cancel", None],
-        ["Cancel", [["request", "r"], ["attempt", 1]]],
-        ["Cancel", {"request": "r", "choice": None}],
-        ["Cancel", {"request": "r", "attempt": 1}],
-        ["Cancel", {"request": "r", "attempt": 1, "choice": "1"}],
-        ["Cancel", {"request": "r", "attempt": 1, "choice": None, "more": 2}],
-        ["Cancel", {"request": "r", "attempt": "1", "choice": None}],
-        ["Cancel", {"request": "r", "attempt": 1.0, "choice": None}],
-        ["Cancel", {"request": "r", "attempt": True, "choice": None}],
-        ["Cancel", {"request": "r", "attempt": None, "choice": None}],
-        ["Cancel", {"request": b"r", "attempt": 1, "choice": None}],
-        ["Cancel", {"request": "r", "attempt": msgpack.Timestamp(1, 0), "choice": None}],
-        ["FirstTokens", {"items": {}}],
-        ["FirstTokens", {"items": [{}]}],
+        [LEVEL, "Cancel"],
+        ["Cancel", CANCELLED],
+        [LEVEL, "Cancel", CANCELLED, 3],
+        [str(LEVEL), "Cancel", CANCELLED],
+        [float(LEVEL), "Cancel", CANCELLED],
+        [None, "Cancel", CANCELLED],
+        [LEVEL - 2, "Cancel", CANCELLED],
+        [LEVEL + 2, "Cancel", CANCELLED],
+        [LEVEL, b"Cancel", CANCELLED],
+        [LEVEL, "cancel", CANCELLED],
+        [LEVEL, ["Cancel"], CANCELLED],
+        [LEVEL, "SamplingParams", {}],
+        [LEVEL, "Cancel", None],
+        [LEVEL, "Cancel", [["request", "r"], ["attempt", 1]]],
+        [LEVEL, "Cancel", {"request": "r", "choice": None}],
+        [LEVEL, "Cancel", {"request": "r", "attempt": 1}],
+        [LEVEL, "Cancel", {"request": "r", "attempt": 1, "choice": "1"}],
+        [LEVEL, "Cancel", {"request": "r", "attempt": 1, "choice": None, "more": 2}],
+        [LEVEL, "Cancel", {"request": "r", "attempt": "1", "choice": None}],
+        [LEVEL, "Cancel", {"request": "r", "attempt": 1.0, "choice": None}],
+        [LEVEL, "Cancel", {"request": "r", "attempt": True, "choice": None}],
+        [LEVEL, "Cancel", {"request": "r", "attempt": None, "choice": None}],
+        [LEVEL, "Cancel", {"request": b"r", "attempt": 1, "choice": None}],
+        [LEVEL, "Cancel", {"request": "r", "attempt": msgpack.Timestamp(1, 0), "choice": None}],
+        [LEVEL, "FirstTokens", {"items": {}}],
+        [LEVEL, "FirstTokens", {"items": [{}]}],
     ],
     ids=repr,
 )
@@ -153,7 +177,7 @@ def test_refuses_what_is_not_a_message(value: Any) -> None:
 
 def fields_of(message: Any, **changed: Any) -> bytes:
     name, body = unpacked(message)
-    return pack([name, body | changed])
+    return said(name, body | changed)
 
 
 ITEM = TokenItem(messages.RequestId("r"), 1, 0, 0, 5, -1.0, [(3, -0.5)])
@@ -179,7 +203,7 @@ def test_refuses_a_value_out_of_its_range() -> None:
     )
     name, body = unpacked(request)
     body["sampling"]["top_p"] = 2.0
-    assert refused(pack([name, body]))
+    assert refused(said(name, body))
 
 
 def test_refuses_a_layout_without_bytes() -> None:
@@ -214,7 +238,7 @@ def test_refuses_a_layout_without_bytes() -> None:
 )
 def test_refuses_hostile_msgpack_bare_or_as_the_fields(body: bytes) -> None:
     assert refused(seal(body))
-    assert refused(seal(b"\x92\xa6Cancel" + body))
+    assert refused(seal(ENVELOPE + b"\xa6Cancel" + body))
 
 
 @pytest.mark.parametrize("again", [1, 2])
@@ -241,7 +265,7 @@ def test_refuses_more_bytes_than_the_limit() -> None:
 
 def test_a_refusal_does_not_repeat_what_the_peer_sent() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
-        CODEC.decode(pack(["x" * 10_000, {}]))
+        CODEC.decode(said("x" * 10_000, {}))
     assert len(str(caught.value)) < 200
 
 
@@ -296,7 +320,7 @@ def test_every_truncation_is_refused(message: object) -> None:
 def test_noise_is_refused(noise: bytes) -> None:
     assert refused(noise)
     assert refused(seal(noise))
-    assert refused(seal(b"\x92\xa4Beat" + noise))
+    assert refused(seal(ENVELOPE + b"\xa4Beat" + noise))
 
 
 def test_a_fingerprint_tells_messages_apart() -> None:
@@ -318,10 +342,10 @@ plain = st.recursive(
 def test_a_field_of_another_type_is_refused_or_the_same_message(cls: type, data: st.DataObject) -> None:
     name, body = unpacked(data.draw(st.from_type(cls)))
     body[data.draw(st.sampled_from(sorted(body)))] = data.draw(plain)
-    result = decode_or_refuse(pack([name, body]))
+    result = decode_or_refuse(said(name, body))
     assert result is None or type(result) is cls
 
 
 def test_a_beat_without_its_load_is_refused_though_the_field_has_a_default() -> None:
-    assert refused(pack(["Beat", {"node": "n", "epoch": "e"}]))
+    assert refused(said("Beat", {"node": "n", "epoch": "e"}))
     assert CODEC.decode(CODEC.encode(Beat(messages.NodeId("n"), messages.Epoch("e")))).load == Load()

@@ -10,13 +10,16 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 import zmq
 
+from pagewire.codec import seal
 from pagewire.errors import ConfigError
 from pagewire.layout import KVLayout
-from pagewire.mailbox import TO_ROUTER, NodeMailbox, Peer, RouterLost, RouterMailbox
+from pagewire.mailbox import SPEAKS, TO_NODE, TO_ROUTER, NodeMailbox, Peer, RouterLost, RouterMailbox
 from pagewire.messages import Beat, Cancel, Epoch, Failed, Hello, Load, NodeId, RequestId, Welcome
+from pagewire.versions import LEVEL
 
 LAYOUT = KVLayout(2, 1, 8, "float32", "m")
 
@@ -219,6 +222,58 @@ async def test_a_malformed_message_is_counted_and_skipped(router: RouterMailbox)
             await until(router, Hello)
     node.close()
     raw.close(linger=0)
+    context.term()
+
+
+LATER = seal(msgpack.packb([LEVEL + 1, "Later", {"when": 7}]))
+
+
+async def test_words_of_a_newer_version_are_ignored_and_counted(router: RouterMailbox) -> None:
+    node = NodeMailbox(hello(), [router.address])
+    peer = await join(router, node)
+    await until(router, Beat)
+    node._out.send_multipart([b"router", LATER])
+    await router._socket.send_multipart([b"decode-0/e1", LATER])
+    assert router.send(peer, Cancel(RequestId("r"), 1))
+    assert [message for _, message in await drained(node, bool)] == [Cancel(RequestId("r"), 1)]
+    node.report(Load())
+    async with asyncio.timeout(10):
+        while (await until(router, Beat))[1].load.gauges.get("mailbox_newer") != 1.0:
+            node.report(Load())
+    assert (router.newer, router.refused) == (1, 0)
+    node.close()
+
+
+async def test_a_router_of_any_version_can_refuse_a_node(router: RouterMailbox) -> None:
+    reasons: list[str] = []
+    node = NodeMailbox(hello(), [router.address], refused=reasons.append)
+    await until(router, Hello)
+    for level in (LEVEL, LEVEL + 7000):  # of ours, a message that is not one says nothing
+        said = seal(msgpack.packb([level, "Welcome", {"refused": f"told by {level}", "colour": "green"}]))
+        await router._socket.send_multipart([b"decode-0/e1", said])
+    async with asyncio.timeout(10):
+        while not reasons:
+            await asyncio.sleep(0.01)
+    assert reasons[0] == f"told by {LEVEL + 7000}"
+    node.close()
+
+
+@pytest.mark.parametrize("form", ["today's", "one that may come"])
+async def test_a_node_of_another_version_is_told_so_whatever_its_hello_looks_like(
+    router: RouterMailbox, form: str
+) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    line = context.socket(zmq.DEALER)
+    line.setsockopt(zmq.IDENTITY, b"decode-0/e1")
+    line.connect(router.address)
+    fields = {"node": "decode-0", "version": "77.1.0+aaaaaaaa", "colour": "green"}
+    line.send(seal(msgpack.packb([77001, *([] if form == "today's" else [{}]), "Hello", fields])))
+    receiving = asyncio.create_task(router.receive())
+    assert await asyncio.to_thread(line.poll, 5000)
+    told = TO_NODE.decode(line.recv())
+    assert told.refused == f"version 77.1.0+aaaaaaaa does not go with {SPEAKS}"
+    receiving.cancel()
+    line.close(linger=0)
     context.term()
 
 

@@ -277,5 +277,15 @@ class NodeFlags:
             rich_help_panel="Cluster",
         ),
     ] = None
+    topology: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            envvar="PAGEWIRE_TOPOLOGY",
+            help="Where the node is, from the widest to the nearest, such as zone/rack/host. Prompts go to "
+            "nodes that are near each other where that is cheaper.",
+            rich_help_panel="Cluster",
+        ),
+    ] = None
     secret_file: SecretFile = None
     grace: Grace = 30.0

@@ -26,6 +26,7 @@ from pagewire.errors import ConfigError
 from pagewire.membership.url import addresses_of
 from pagewire.messages import DECODE, PREFILL
 from pagewire.node_options import NodeOptions
+from pagewire.topology import place_of
 
 RoleName = Literal["prefill", "decode"]
 
@@ -191,11 +192,14 @@ def _member(options: NodeOptions, node: NodeFlags, directory: DirectoryFlags) ->
 def _run(role: str, node: NodeFlags, options: NodeOptions, *, name: str = "") -> None:
     # Before torch is loaded: its thread pools read the environment once.
     os.environ.update(local.thread_environment(options.threads))
+    topology = node.topology or ""
+    place_of(topology)
     name = node.node_id or f"{name or role}-{socket.gethostname()}"
     options = replace(
         options,
         role=role,
         node_id=name,
+        topology=topology,
         secret_file=node.secret_file,
         grace_s=node.grace,
         status_fd=_shown(name, options.log_format),

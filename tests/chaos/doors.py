@@ -23,7 +23,7 @@ from byhand import _free_port
 from hostile import until
 from victim import SMALL, Victim
 
-from pagewire.mailbox import SPEAKS, NodeMailbox
+from pagewire.mailbox import SPEAKS, NodeMailbox, RouterLost
 from pagewire.messages import Epoch, Hello, NodeId
 
 
@@ -135,7 +135,7 @@ class MailboxDoor:
         return self._metrics()["malformed"] + (0 if self._joined() else 1)
 
     def sick(self) -> str:
-        lost = self.node.drain()
+        lost = [message for _, message in self.node.drain() if isinstance(message, RouterLost)]
         return f"the healthy node: {lost}, joined {self._joined()}" if lost or not self._joined() else ""
 
     def log(self) -> list[str]:

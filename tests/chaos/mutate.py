@@ -16,9 +16,11 @@ import msgpack
 import xxhash
 
 from kv_transfer import wire
+from pagewire.versions import LEVEL
 
 Parts = list[bytes]
 _FIXED = struct.Struct("<4sBBHIIQ")
+_ENVELOPE = b"\x93" + bytes(msgpack.packb(LEVEL))
 
 BOMBS = (
     b"\x91" * 2000 + b"\xc0",  # depth
@@ -165,17 +167,19 @@ def _message(rng: random.Random, data: bytes) -> Parts:
         case 6:
             return [_seal(rng.choice(BOMBS))]
         case 7:
-            return [_seal(b"\x92\xa5Hello" + rng.choice(BOMBS))]
+            return [_seal(_ENVELOPE + b"\xa5Hello" + rng.choice(BOMBS))]
         case 8:
             name = rng.choice(["hello", "Welcome2", "SamplingParams", "__class__", "x" * 4000, ""])
-            return [_seal(msgpack.packb([name, _unpacked(data)[1]]))]
+            return [_seal(msgpack.packb([LEVEL, name, unpacked(data)[1]]))]
         case _:
-            name, fields = _unpacked(data)
-            return [_seal(b"\x92" + msgpack.packb(name) + _wrong_map(rng, fields))]
+            name, fields = unpacked(data)
+            return [_seal(_ENVELOPE + msgpack.packb(name) + _wrong_map(rng, fields))]
 
 
-def _unpacked(data: bytes) -> Any:
-    return msgpack.unpackb(data[8:], strict_map_key=False)
+def unpacked(data: bytes) -> tuple[str, Any]:
+    """A message's type name and fields."""
+    _, name, fields = msgpack.unpackb(data[8:], strict_map_key=False)
+    return name, fields
 
 
 def _seal(packed: bytes) -> bytes:

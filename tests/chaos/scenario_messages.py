@@ -107,7 +107,7 @@ def f18b(plan: Plan) -> Row:
 
 
 def _is_work(data: bytes) -> bool:
-    return mutate._unpacked(data)[0] not in ("Hello", "Welcome")
+    return mutate.unpacked(data)[0] not in ("Hello", "Welcome")
 
 
 def _old(relay: Relay, wanted: Callable[[bytes], bool]) -> Hook:

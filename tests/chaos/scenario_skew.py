@@ -1,7 +1,8 @@
 """F21: peers of another version, KV layout, dtype or other weights, at the mailbox and at the handoff.
 
 Pass: each is refused with a reason that names the difference within 1 s, is never part of the fleet, and a
-real node ends with that reason; a neighbouring minor version that speaks the same messages is welcome.
+real node ends with that reason; a neighbouring minor version is welcome, with its own messages. That such
+nodes work together is held by ``tests/e2e/test_version_skew.py``.
 """
 
 from __future__ import annotations
@@ -26,18 +27,23 @@ from victim import SMALL, Victim
 
 from kv_transfer import wire
 from kv_transfer.wire import TransferId, checksum
+from pagewire import __version__
 from pagewire.codec import seal
 from pagewire.mailbox import SPEAKS, TO_NODE, NodeMailbox
 from pagewire.messages import Hello
 from pagewire.secret import apply_client
+from pagewire.versions import LEVEL, release_of
 
 BOUND_S = 1.0
 SPEECH = SPEAKS.partition("+")[2]
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "another major": ({"version": f"1.0.0+{SPEECH}"}, "version 1.0.0"),
-    "a minor two away": ({"version": f"0.3.0+{SPEECH}"}, "version 0.3.0"),
-    "other messages": ({"version": "0.1.0+00000000"}, "version 0.1.0+00000000"),
+    "another major": ({"version": f"77.0.0+{SPEECH}"}, "version 77.0.0"),
+    "a minor two away": (
+        {"version": f"{release_of(LEVEL + 2)}.0+{SPEECH}"},
+        f"version {release_of(LEVEL + 2)}.0",
+    ),
+    "other messages": ({"version": f"{__version__}+00000000"}, f"version {__version__}+00000000"),
     "no version": ({"version": "?"}, "version ?"),
     "other layers": ({"layout": replace(SMALL, layers=3)}, "layers"),
     "other heads": ({"layout": replace(SMALL, kv_heads=2)}, "kv_heads"),
@@ -100,7 +106,7 @@ def _foreign(row: Row, at: MailboxDoor) -> None:
     one.connect(f"tcp://127.0.0.1:{at.port}")
     began = time.monotonic()
     fields = asdict(hello("prefill", version="7.0.0")) | {"colour": "green"}
-    one.send(seal(msgpack.packb(["Hello", fields])))
+    one.send(seal(msgpack.packb([7000, "Hello", fields])))
     until(lambda: one.poll(0), 10, "an answer to a Hello of another version")
     _passed(row, "a Hello of another shape", began, TO_NODE.decode(one.recv()).refused, "version 7.0.0")
     one.close(linger=0)
@@ -108,9 +114,13 @@ def _foreign(row: Row, at: MailboxDoor) -> None:
 
 
 def _welcome(row: Row, at: MailboxDoor) -> None:
-    """A neighbouring minor version with the same messages joins."""
+    """A neighbouring minor version joins, though its messages are others."""
     began = time.monotonic()
-    node = NodeMailbox(hello("prefill", version=f"0.2.0+{SPEECH}"), [f"tcp://127.0.0.1:{at.port}"], at.secret)
+    node = NodeMailbox(
+        hello("prefill", version=f"{release_of(LEVEL + 1)}.0+00000000"),
+        [f"tcp://127.0.0.1:{at.port}"],
+        at.secret,
+    )
     until(lambda: not at._joined(), 10, "the neighbour joins")
     row.took(time.monotonic() - began)
     row.runs, row.verified = row.runs + 1, row.verified + 1

@@ -86,6 +86,10 @@ def test_help_says_how_to_use_it(pagewire: Run, command: tuple[str, ...]) -> Non
         (("router", "--listen", "http://x"), "--listen http://x: write it as tcp://HOST:PORT"),
         (("prefill", "--router", "tcp://x"), "--router tcp://x: write it as tcp://HOST:PORT"),
         (("decode", "--router", "tcp://127.0.0.1:1", "--handoff", "x"), "--handoff x: write it as"),
+        (
+            ("prefill", "--router", "tcp://127.0.0.1:1", "--topology", "a//b"),
+            "--topology a//b: write up to 8",
+        ),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(pagewire: Run, argv: tuple[str, ...], message: str) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -84,10 +86,12 @@ def test_noise_is_refused(head: bytes, body: bytes) -> None:
         wire.decode(wire.MAGIC + b"\1\0" + head, body)
 
 
-def _forge(number: int, header: bytes, body: bytes = b"", body_bytes: int | None = None) -> bytes:
+def _forge(
+    number: int, header: bytes, body: bytes = b"", body_bytes: int | None = None, minor: int = wire.MINOR
+) -> bytes:
     """A head with a right checksum over whatever it says."""
     size = len(body) if body_bytes is None else body_bytes
-    fixed = wire._FIXED.pack(wire.MAGIC, wire.MAJOR, wire.MINOR, number, 0, len(header), size)
+    fixed = wire._FIXED.pack(wire.MAGIC, wire.MAJOR, minor, number, 0, len(header), size)
     return fixed + wire._CHECK.pack(wire.checksum(fixed + header)) + header
 
 
@@ -174,6 +178,32 @@ def test_another_major_version_is_refused_by_name() -> None:
     head[4] = 2
     with pytest.raises(RemoteProtocolError, match=r"version 2\.0 .* 1\.0"):
         wire.decode(bytes(head))
+
+
+@dataclass(frozen=True, slots=True)
+class _Adopted(wire.Adopted):
+    """As it may be in a later version."""
+
+    pages: int = 4
+
+
+def test_a_header_of_a_neighbouring_minor_version_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    more = msgpack.packb(ADOPTED | {"pages": 9})
+    assert wire.decode(_forge(7, more, minor=wire.MINOR + 1)) == wire.Adopted(ID, "e", 7)
+    later = [_Adopted if cls is wire.Adopted else cls for cls in wire.TYPES]
+    monkeypatch.setattr(wire, "TYPES", tuple(later))
+    monkeypatch.setattr(wire, "MINOR", wire.MINOR + 1)
+    assert wire.decode(_forge(7, msgpack.packb(ADOPTED), minor=wire.MINOR - 1)) == _Adopted(ID, "e", 7)
+    assert wire.decode(_forge(7, more, minor=wire.MINOR)) == _Adopted(ID, "e", 7, 9)
+    for minor, header in ((wire.MINOR - 1, {**ADOPTED, "x": 1}), (wire.MINOR, ADOPTED)):
+        with pytest.raises(RemoteProtocolError, match="needs"):
+            wire.decode(_forge(7, msgpack.packb(header), minor=minor))
+
+
+def test_a_minor_version_two_away_and_a_newer_frame_are_told_apart_from_malformed_ones() -> None:
+    for minor, number in ((wire.MINOR + 2, 7), (wire.MINOR + 1, len(wire.TYPES) + 1)):
+        with pytest.raises(wire.OtherVersion):
+            wire.decode(_forge(number, msgpack.packb(ADOPTED), minor=minor))
 
 
 def test_a_payload_that_was_changed_is_refused() -> None:

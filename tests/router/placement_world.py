@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pagewire.layout import KVLayout
 from pagewire.mailbox import Peer
 from pagewire.messages import Beat, Epoch, Hello, Load, NodeId
@@ -16,13 +18,15 @@ def peer(name: str) -> Peer:
     return Peer(NodeId(name), Epoch("e"))
 
 
-def fleet(*names: str, pages: int = PAGES) -> Fleet:
-    """The part before the dash is the role."""
+def fleet(*names: str, pages: int = PAGES, at: Mapping[str, str] | None = None) -> Fleet:
+    """The part before the dash is the role; ``at`` says where nodes are."""
     here = Fleet(NodeId("r"), Epoch("r"), "0.1.0")
     for name in names:
         role = name.partition("-")[0]
         address = f"shm://{name}" if role == "decode" else ""
-        hi = Hello(NodeId(name), Epoch("e"), role, "0.1.0", 1, LAYOUT, address, "m", 128, pages, PAGE)
+        where = (at or {}).get(name, "")
+        facts = (NodeId(name), Epoch("e"), role, "0.1.0", 1, LAYOUT, address, "m", 128, pages, PAGE)
+        hi = Hello(*facts, topology=where)
         here.hello(0.0, peer(name), hi)
     return here
 

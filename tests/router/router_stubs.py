@@ -60,6 +60,7 @@ class Cluster:
         self.max_model_len = 256
         self.max_batch_tokens = 512
         self.loads: dict[Peer, Load] = {}
+        self.topologies: dict[str, str] = {}
         self._inbox: asyncio.Queue[tuple[Peer, Any]] = asyncio.Queue()
         self._released = asyncio.Event()
         self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -97,7 +98,7 @@ class Cluster:
         pid = 100 + len(self.alive)
         hello = Hello(
             who.node, who.epoch, role, "0.1.0", pid, LAYOUT, address, "m", self.max_model_len, 999, 16,
-            max_batch_tokens=self.max_batch_tokens,
+            max_batch_tokens=self.max_batch_tokens, topology=self.topologies.get(name, ""),
         )  # fmt: skip
         self._inbox.put_nowait((who, hello))
 

@@ -65,10 +65,10 @@ def test_only_what_the_decode_node_lacks_is_sent_and_reading_hides_most_of_it() 
     here = fleet("prefill-0", "decode-0")
     held = prompt(1024, decode_0=512)
     report(here, "prefill-0", {"handoff_ms": 3.0, "handoff_mb_ms": 1000.0})
-    by, here_costs = node(here, "prefill-0"), costs(here)
-    all_of_it = here_costs.sending_ms(by, 1024, 0.0)
+    by, to, here_costs = node(here, "prefill-0"), node(here, "decode-0"), costs(here)
+    all_of_it = here_costs.sending_ms(by, to, 1024, 0.0)
     assert all_of_it == pytest.approx(3.0 + 1024 * 128 / 1e6 * 1000)
-    assert here_costs.sending_ms(by, 1024, 1e6) < all_of_it / 2
+    assert here_costs.sending_ms(by, to, 1024, 1e6) < all_of_it / 2
     without, half = (here_costs.through(asked, by, node(here, "decode-0")) for asked in (prompt(1024), held))
     assert half < without
 

@@ -167,15 +167,38 @@ def test_other_versions_are_refused_by_name(version: str) -> None:
     assert len(refused) < 120
 
 
-def test_other_messages_are_refused_whatever_the_version() -> None:
+def refusal(ours: Fleet, hi: Hello) -> str:
+    answer, _ = join(ours, 0.0, hi)
+    assert answer is not None
+    return answer.refused
+
+
+def test_other_messages_are_refused_within_one_minor_version() -> None:
     ours = Fleet(NodeId("router"), Epoch("r"), "0.1.0+aaaaaaaa")
-    assert join(ours, 0.0, hello(version="0.1.0+bbbbbbbb"))[0].refused  # type: ignore[union-attr]
-    assert not join(ours, 0.0, hello(version="0.1.1+aaaaaaaa"))[0].refused  # type: ignore[union-attr]
+    assert refusal(ours, hello(version="0.1.0+bbbbbbbb"))
+    assert refusal(ours, hello(version="0.1.1+bbbbbbbb"))
+    assert not refusal(ours, hello("decode-0", version="0.1.1+aaaaaaaa"))
+    assert not refusal(ours, hello("decode-1", version="0.2.0+bbbbbbbb"))
+
+
+def test_nodes_on_either_side_of_ours_do_not_meet() -> None:
+    ours = fleet()
+    assert not refusal(ours, hello("decode-0", version="0.0.4"))
+    assert not refusal(ours, hello("decode-1", version="0.1.0"))
+    named = refusal(ours, hello("prefill-0", version="0.2.0"))
+    assert named == "version 0.2.0 does not go with 0.0.4 of decode-0"
+    ours.drop(Peer(NodeId("decode-0"), Epoch("a")), "x")
+    assert not refusal(ours, hello("prefill-0", version="0.2.0"))
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\nb", "x" * 129, "a/b"])
 def test_a_name_that_would_not_stay_on_its_line_is_refused(name: str) -> None:
     assert "name" in join(fleet(), 0.0, hello(name))[0].refused  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("where", ["a//b", "/a", "a/", "a b", "x" * 64, "/".join("abcdefghi"), "a\nb"])
+def test_a_topology_that_is_none_is_refused(where: str) -> None:
+    assert "topology" in refusal(fleet(), hello(topology=where))
 
 
 def test_strangers_leave_nothing_behind() -> None:
