@@ -200,8 +200,7 @@ class NodeMailbox:
         with self._calling:
             self._wanted = tuple(dict.fromkeys(addresses))
             if not self._stopping:
-                with contextlib.suppress(zmq.Again):  # it has calls enough that it did not hear yet
-                    self._call.send(b"", zmq.NOBLOCK)
+                _try_send(self._call, b"")
 
     @property
     def up(self) -> frozenset[str]:
@@ -216,10 +215,9 @@ class NodeMailbox:
         """Send what is queued and hang up."""
         with self._calling:
             self._stopping = True
-            self._call.close(linger=0)
-        self._out.send_multipart([b"", b""])
+            _try_send(self._call, b"")  # not waiting: it may have seen the line above, and be gone
         self._thread.join(timeout=5)
-        for socket in (self.socket, self._out):
+        for socket in (self.socket, self._out, self._call):
             socket.close(linger=0)
         self._context.term()
 
@@ -372,7 +370,7 @@ class NodeMailbox:
             while True:
                 router, data = self._outbound.recv_multipart(zmq.NOBLOCK)
                 for line in self._lines.values():
-                    if data and line.joined and line.router == router.decode():
+                    if line.joined and line.router == router.decode():
                         _try_send(line.socket, data)
 
 
