@@ -206,8 +206,7 @@ class NodeMailbox:
         with self._calling:
             self._wanted = tuple(dict.fromkeys(addresses))
             if not self._stopping:
-                with contextlib.suppress(zmq.Again):  # it has calls enough that it did not hear yet
-                    self._call.send(b"", zmq.NOBLOCK)
+                _try_send(self._call, b"")
 
     @property
     def up(self) -> frozenset[str]:
@@ -233,10 +232,9 @@ class NodeMailbox:
         """Send what is queued and hang up."""
         with self._calling:
             self._stopping = True
-            self._call.close(linger=0)
-        self._wake()
+            _try_send(self._call, b"")  # not waiting: it may have seen the line above, and be gone
         self._thread.join(timeout=5)
-        for socket in (self.socket, self._out):
+        for socket in (self.socket, self._out, self._call):
             socket.close(linger=0)
         self._context.term()
 
@@ -402,7 +400,7 @@ class NodeMailbox:
                 if not router and not self._stopping:  # what we offer has changed
                     self._beat()
                 for line in self._lines.values():
-                    if data and line.joined and line.router == router.decode():
+                    if line.joined and line.router == router.decode():
                         _try_send(line.socket, data)
 
 

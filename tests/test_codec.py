@@ -120,7 +120,8 @@ def test_an_infinite_logprob_survives() -> None:
 
 
 def test_a_whole_number_is_taken_for_a_float() -> None:
-    data = said("Beat", {"node": "n", "epoch": "e", "load": dataclasses.asdict(Load(gauges={"a": 1}))})
+    load = dataclasses.asdict(Load(gauges={"a": 1}))
+    data = said("Beat", {"node": "n", "epoch": "e", "load": load, "role": "", "draining": False})
     (gauge,) = CODEC.decode(data).load.gauges.values()
     assert type(gauge) is float
 

@@ -29,7 +29,7 @@ def install(site: Path, distribution: str, name: str) -> None:
 def ours(site: Path) -> None:
     """pagewire itself as an installed wheel, as far as the check looks at it."""
     (site / "pagewire").mkdir(parents=True)
-    for file in ("__init__.py", "errors.py", "packages.py"):
+    for file in ("__init__.py", "errors.py", "packages.py", "versions.py"):
         shutil.copy(ROOT / "pagewire" / file, site / "pagewire")
     for name in packages.NAMES:
         (site / name).mkdir()

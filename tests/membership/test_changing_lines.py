@@ -128,6 +128,14 @@ async def test_an_address_that_cannot_be_dialled_hurts_no_other(
     await until(lambda: node.up == {routers[0].address})
 
 
+@pytest.mark.timeout(20)
+async def test_closing_does_not_wait_for_a_thread_that_has_ended_already() -> None:
+    mailbox = NodeMailbox(HELLO, [], SECRET)
+    mailbox._stopping = True  # what close() does first, and what the thread may see before it is told
+    await asyncio.to_thread(mailbox._thread.join)
+    mailbox.close()
+
+
 async def test_after_the_end_nothing_is_dialled() -> None:
     mailbox = NodeMailbox(HELLO, [], SECRET)
     mailbox.close()

@@ -97,13 +97,16 @@ def test_a_redis_that_does_not_answer_is_an_error_of_one_line(pagewire: Run) -> 
         (("prefill", "--registry=http://h"), "--registry: write it as redis://HOST:PORT/DB"),
         (("prefill", "--registry=redis://h?no_such=1"), "--registry: redis's client does not know an option"),
         (("prefill", "--registry=redis://h", "--cluster=a b"), "--cluster: a name has up to 128 letters"),
-        (("router", "--advertise=tcp://h:1"), "--advertise is for the directory: it needs --registry"),
         (
-            ("router", "--registry=redis://h", "--advertise=tcp://0.0.0.0:1"),
+            ("router", "--port=0", "--advertise=tcp://h:1"),
+            "--advertise is for the directory: it needs --registry",
+        ),
+        (
+            ("router", "--port=0", "--registry=redis://h", "--advertise=tcp://0.0.0.0:1"),
             "--advertise tcp://0.0.0.0:1: nodes",
         ),
         (
-            ("router", "--registry=redis://h", "--advertise=h:1"),
+            ("router", "--port=0", "--registry=redis://h", "--advertise=h:1"),
             "--advertise h:1: write it as tcp://HOST:PORT",
         ),
     ],
