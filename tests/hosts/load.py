@@ -29,7 +29,7 @@ def oracle(model: str, bodies: Sequence[Request]) -> list[list[int]]:
         )
         for body in bodies
     ]
-    outputs = llm.generate([body["prompt"] for body in bodies], params)
+    outputs = llm.generate([body["prompt"] for body in bodies], params, use_tqdm=False)
     return [list(output.outputs[0].token_ids) for output in outputs]
 
 
