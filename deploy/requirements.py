@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def requirements(project: Path, extras: Sequence[str], without: Collection[str] = ()) -> list[str]:
-    """Requirements of ``project``, a pyproject.toml, and of its ``extras``. Raises KeyError for an unknown extra."""
+    """Requirements of ``project``, a pyproject.toml, and its ``extras``. KeyError: no such extra."""
     told = tomllib.loads(project.read_text())["project"]
     lists = [told["dependencies"], *(told["optional-dependencies"][extra] for extra in extras)]
     return [line for lines in lists for line in lines if re.split(r"[^\w.-]", line)[0] not in without]

@@ -44,7 +44,8 @@ def render(name: str, *more: str) -> str:
     done = helm("template", RELEASE, CHART, "--namespace", NAMESPACE, "--values", values_of(name), *more)
     assert done.returncode == 0, done.stderr
     drawn = r"^(  (?:cluster-secret|api-keys|metrics-key|redis-password)): \S{40,}$"
-    return re.sub(drawn, r"\1: DRAWN", done.stdout, flags=re.MULTILINE)
+    made = re.sub(drawn, r"\1: DRAWN", done.stdout, flags=re.MULTILINE)
+    return re.sub(r"\n\n+---\n", "\n---\n", made).rstrip() + "\n"  # Helm 3 and 4 part objects differently
 
 
 def objects(name: str) -> list[Object]:
