@@ -11,6 +11,9 @@ keep() { [ -e "$2" ] || { cat > "$2.new" && chmod "$1" "$2.new" && mv "$2.new" "
 
 mkdir -p secrets
 head -c 32 /dev/urandom | keep 400 secrets/cluster
+word | keep 400 secrets/redis.password
+printf 'user default on >%s resetchannels ~pagewire:* &pagewire:* +@all -@admin -@dangerous\n' \
+  "$(cat secrets/redis.password)" | keep 400 secrets/redis.acl
 word | keep 440 secrets/metrics.key  # Prometheus and Grafana read theirs as members of our group
 word | keep 440 secrets/grafana.password
 {

@@ -11,15 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from pagewire.cli import addresses, main, roles
 
 POD_IP = "127.0.0.9"
-
-
-def known() -> set[str]:
-    """The commands that there are."""
-    return {info.name or info.callback.__name__ for info in main.app.registered_commands if info.callback}
 
 
 def options_of(
@@ -29,8 +25,8 @@ def options_of(
 
     ``folder`` stands for /run/secrets, and this host for all others.
     """
-    if words[0] not in known() or not _has(words[0], "--registry"):
-        pytest.skip(f"pagewire {words[0]} --registry is not here yet")
+    if missing := COMING - _flags(words[0]):
+        pytest.skip(f"pagewire {words[0]} has no {', '.join(sorted(missing))} yet")
     ran: list[Any] = []
     monkeypatch.setattr(roles, "run", ran.append)
     monkeypatch.setattr(addresses, "free_port", lambda host, port: port)
@@ -43,18 +39,22 @@ def options_of(
 
 def secrets_in(folder: Path) -> None:
     """Files as a secret has them, under the names that compose and the chart use."""
-    for name in ("cluster", "cluster-secret", "api_keys", "api-keys"):
+    for name in ("cluster", "api_keys", "redis_password", "cluster-secret", "api-keys", "redis-password"):
         (folder / name).touch(mode=0o600)
-        (folder / name).write_text("me: " + 40 * "k")
+        (folder / name).write_text(40 * "k")
 
 
-def _has(command: str, flag: str) -> bool:
-    import typer
+COMING = frozenset({"--registry", "--grace"})
 
-    return any(flag in param.opts for param in typer.main.get_command(main.app).commands[command].params)
+
+def _flags(command: str) -> set[str]:
+    commands = typer.main.get_group(main.app).commands
+    if command not in commands:
+        pytest.skip(f"there is no pagewire {command} yet")
+    found = {flag for param in commands[command].params for flag in param.opts}
+    return found | ({"--grace"} if command == "router" else set())
 
 
 def _here(word: str, folder: Path) -> str:
-    word = word.replace("$(POD_IP)", POD_IP).replace("$(REDIS_PASSWORD)", "word")
-    word = re.sub(r"/run/secrets/(pagewire/)?", f"{folder}/", word)
-    return re.sub(r"^(redis\w*://)(:\w+@)?[\w.-]+:", r"\1\2127.0.0.1:", word)
+    word = re.sub(r"/run/secrets/(pagewire/)?", f"{folder}/", word.replace("$(POD_IP)", POD_IP))
+    return re.sub(r"^(redis://)[\w.-]+:", r"\g<1>127.0.0.1:", word)

