@@ -7,7 +7,8 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ["router", "prefill", "decode", "prefill-gpu", "decode-gpu"]
 NODES = OURS[1:]
+
+
+def until(seen: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not seen():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def interpolated(word: str) -> str:
@@ -197,3 +205,33 @@ def test_the_health_of_redis_is_asked_with_what_it_answers(redis_server: RedisSe
     assert "NOAUTH" in SERVICES["redis"]["healthcheck"]["test"][1]
     with redis_server.client() as client, pytest.raises(redis.AuthenticationError):
         client.ping()
+
+
+def test_members_meet_in_redis(redis_server: RedisServer) -> None:
+    """What its user may do is enough."""
+    membership = pytest.importorskip("pagewire.membership.redis_registry")
+    record = importlib.import_module("pagewire.membership.record")
+    url = importlib.import_module("pagewire.membership.url").parse(
+        redis_server.url((redis_server.folder / "secrets/redis.password").read_text())
+    )
+    seen: dict[str, set[str]] = {}
+
+    def join(name: str) -> Any:
+        mine = record.Record(
+            cluster="default", kind="router", name=name, epoch="1", generation=0,
+            address="tcp://10.0.0.1:7500", version="0.1.0", model="demo",
+        )  # fmt: skip
+
+        def see(records: list[Any]) -> None:
+            seen[name] = {found.name for found in records}
+
+        return membership.RedisRegistry(url, record.key_of(b"s" * 32), mine, ("router",), see)
+
+    members = [join("a"), join("b")]
+    try:
+        until(lambda: seen == {"a": {"a", "b"}, "b": {"a", "b"}})
+        members[0].leave()
+        until(lambda: seen["b"] == {"b"})
+    finally:
+        for member in members:
+            member.leave()
