@@ -1,4 +1,4 @@
-"""What promtool says of Prometheus' configuration, and what the scaling queries give for series of our own."""
+"""What promtool says of Prometheus' configuration, and what the scaling queries give for made-up series."""
 
 from __future__ import annotations
 
