@@ -79,9 +79,7 @@ class Fresh:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _forget_unused(path.parent)
-            part = path.with_suffix(
-                f".{secrets.token_hex(8)}.part"
-            )  # containers that share a volume share pids
+            part = path.with_suffix(f".{secrets.token_hex(8)}.part")  # pids repeat in other containers
             try:
                 _write(part, arrays)
                 part.replace(path)
