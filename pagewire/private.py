@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,13 +16,13 @@ from pagewire.errors import ConfigError
 
 
 def private_bytes(path: str | Path, what: str) -> bytes:
-    """The content of a file that only its owner may read. Raises ConfigError, which calls it ``what``."""
+    """The content of a file that only this user may read. Raises ConfigError, which calls it ``what``."""
     file = Path(path)
     try:
-        mode = file.stat().st_mode
-        if not stat.S_ISREG(mode):
+        state = file.stat()
+        if not stat.S_ISREG(state.st_mode):
             raise ConfigError(f"{what} {path} is not a file")
-        if stat.S_IMODE(mode) & 0o077:
+        if others_may_touch(state, os.geteuid(), {os.getegid(), *os.getgroups()}):
             raise ConfigError(f"{what} {path} may be read by others; run: chmod 600 {path}")
         return file.read_bytes()
     except OSError as error:
@@ -38,6 +39,16 @@ def state_folder() -> Path:
     except OSError as error:
         raise ConfigError(f"{folder} cannot be made: {error.strerror}") from error
     return folder
+
+
+def others_may_touch(state: os.stat_result, user: int, groups: Collection[int]) -> bool:
+    """True if more than ``user`` and root can do something with a file.
+
+    A file of root's may be read by a group of the user's: that is how Kubernetes hands a secret to a process
+    that is not root.
+    """
+    handed = state.st_uid == 0 and user != 0 and state.st_gid in groups
+    return bool(stat.S_IMODE(state.st_mode) & (0o037 if handed else 0o077))
 
 
 def is_local(address: str) -> bool:

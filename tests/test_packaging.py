@@ -7,10 +7,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
-
-import pytest
-import yaml
 
 import pagewire
 
@@ -109,58 +105,3 @@ def test_the_makefile_installs_torch_first_and_by_its_pin() -> None:
     lines = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("\t$(PIP)")]
     assert "^torch==" in lines[0]
     assert "-e '.[worker,dev]'" in lines[1]
-
-
-# --- compose ------------------------------------------------------------------------------------------------
-
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-
-
-@pytest.mark.parametrize("name", ["router", "prefill", "decode"])
-def test_a_service_has_no_rights_that_it_does_not_need(name: str) -> None:
-    service = SERVICES[name]
-    assert service["read_only"] is True
-    assert service["cap_drop"] == ["ALL"]
-    assert "no-new-privileges:true" in service["security_opt"]
-    assert not service["user"].startswith("0")
-
-
-@pytest.mark.parametrize("name", ["router", "prefill", "decode"])
-def test_a_service_has_the_secret_a_health_check_and_no_name_of_its_own(name: str) -> None:
-    service = SERVICES[name]
-    assert service["secrets"] == ["cluster", *(["api_keys"] if name == "router" else [])]
-    assert service["healthcheck"]["test"]
-    assert "container_name" not in service
-    assert "hostname" not in service
-
-
-def test_only_the_router_is_published_and_on_loopback() -> None:
-    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert list(published) == ["router"]
-    assert all(port.startswith("127.0.0.1:") for port in published["router"])
-
-
-@pytest.mark.parametrize("name", ["router", "prefill", "decode"])
-def test_a_service_runs_a_command_that_exists(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from pagewire.cli import addresses, main, roles
-
-    ran: list[Any] = []
-    monkeypatch.setattr(roles, "run", ran.append)
-    monkeypatch.setattr(addresses, "free_port", lambda host, port: port)
-    monkeypatch.setattr(addresses, "_outward", lambda router: "10.0.0.9")
-    keys = tmp_path / "api.keys"
-    keys.touch(mode=0o600)
-    keys.write_text("me: sk-1")
-    monkeypatch.setattr("os.environ", {"PAGEWIRE_API_KEY_FILE": str(keys)})
-    words = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", word) for word in SERVICES[name]["command"]]
-    with pytest.raises(SystemExit) as end:
-        main.app(words)
-    assert (end.value.code, len(ran)) == (0, 1)
-
-
-def test_every_build_stage_exists() -> None:
-    stages = set(re.findall(r"^FROM .+ AS (\w+)$", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE))
-    assert {service["build"]["target"] for service in SERVICES.values()} <= stages

@@ -173,6 +173,24 @@ def test_two_first_starts_at_once_do_not_disturb_each_other(tmp_path: Path, kept
     assert torch.equal(logits(ours(tmp_path / "model.gguf", quantization="gguf")), want)
 
 
+def test_starts_with_one_pid_do_not_write_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in two containers with a volume between them, which count their processes each for itself."""
+    parts: list[Path] = []
+    write = cache._write
+
+    def watched(part: Path, arrays: dict[str, torch.Tensor]) -> None:
+        parts.append(part)
+        write(part, arrays)
+
+    monkeypatch.setattr(cache, "_write", watched)
+    for _ in range(2):
+        fresh = cache.Fresh()
+        fresh.take("a", (4,), torch.float32)
+        fresh.save(tmp_path / "weights.safetensors")
+    assert len(set(parts)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
 LOAD = """
 import sys
 from tiny_models import ours

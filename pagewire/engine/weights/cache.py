@@ -11,6 +11,7 @@ import json
 import logging
 import mmap
 import os
+import secrets
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -78,7 +79,7 @@ class Fresh:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _forget_unused(path.parent)
-            part = path.with_suffix(f".{os.getpid()}.part")
+            part = path.with_suffix(f".{secrets.token_hex(8)}.part")  # pids repeat in other containers
             try:
                 _write(part, arrays)
                 part.replace(path)
