@@ -58,9 +58,10 @@ def requests(
 class Clients:
     """``at_once`` requests in hand, or ``rate`` new ones a second (Poisson)."""
 
-    def __init__(self, urls: Sequence[str], *, at_once: int = 0, rate: float = 0.0) -> None:
+    def __init__(self, urls: Sequence[str], *, at_once: int = 0, rate: float = 0.0, key: str = "") -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-        self._http = httpx.AsyncClient(timeout=120, limits=limits, trust_env=False)
+        head = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(timeout=120, limits=limits, trust_env=False, headers=head)
         self._urls = itertools.cycle(urls)
         self._at_once, self._rate = at_once, rate
         self.outcomes: list[Outcome] = []

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from bridge import Bridge
 
 START_S = 180.0
 HTTP, MAILBOX, HANDOFF, REDIS, ADMIN = 8000, 7500, 7600, 6379, 7501
+_FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"  # Debian's package faketime
 _PAGEWIRE = (sys.executable, "-m", "pagewire.cli.main")
 QUIET = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -44,6 +45,16 @@ class Program:
         return Path(self.log.name).read_text(errors="replace")
 
 
+def faked(shift: str) -> list[str]:
+    """Environment in which a process's wall clock is that far off, such as +1h, and no other clock."""
+    return [f"LD_PRELOAD={_FAKETIME}", f"FAKETIME={shift}", "FAKETIME_DONT_FAKE_MONOTONIC=1"]
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    name, _, value = setting.partition("=")
+    return name, value
+
+
 class Estate:
     """Routers, prefill nodes, decode nodes and workers by name, such as ``router-a`` or ``prefill-0``: the
     word before the dash says what runs there. A context manager; ``model`` and ``sizes`` are for all.
@@ -56,7 +67,9 @@ class Estate:
         sizes: Sequence[str] = (),
         router_args: Sequence[str] = (),
         grace: float = 30.0,
+        faked_clocks: Mapping[str, str] | None = None,
     ) -> None:
+        self.key = ""  # that clients show, if one is needed
         self._folder = tempfile.TemporaryDirectory(prefix="pagewire-hosts-")
         self._secret = Path(self._folder.name) / "secret"
         self._secret.touch(mode=0o600)
@@ -67,7 +80,8 @@ class Estate:
         self.programs = {"redis": Program("redis", self._redis())}
         for name in names:
             command = self._command(name, model, [*sizes, "--grace", str(grace)], router_args)
-            self.programs[name] = Program(name, command)
+            shift = (faked_clocks or {}).get(name)
+            self.programs[name] = Program(name, command, dict(map(_pair, faked(shift))) if shift else {})
 
     def __enter__(self) -> Estate:
         try:
@@ -144,8 +158,7 @@ class Estate:
         return f"http://{self.bridge.addresses[router]}:{HTTP}"
 
     def health(self, router: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.url(router)}/health", timeout=5) as reply:
-            found: dict[str, Any] = json.loads(reply.read())
+        found: dict[str, Any] = json.loads(self._get(router, "/health"))
         return found
 
     def known(self, router: str) -> set[str]:
@@ -156,9 +169,17 @@ class Estate:
         return set()
 
     def ready(self, router: str) -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url(router)}/ready", timeout=5):
+        with contextlib.suppress(OSError):
+            self._get(router, "/ready")
             return True
         return False
+
+    def _get(self, router: str, path: str) -> bytes:
+        head = {"authorization": f"Bearer {self.key}"}
+        asked = urllib.request.Request(self.url(router) + path, headers=head)
+        with urllib.request.urlopen(asked, timeout=5) as reply:
+            found: bytes = reply.read()
+        return found
 
     def together(self) -> bool:
         """All routers know all nodes, and could serve."""
@@ -180,8 +201,7 @@ class Estate:
 
     def metric(self, router: str, name: str) -> float:
         """The sum of a metric over its labels."""
-        with urllib.request.urlopen(f"{self.url(router)}/metrics", timeout=5) as reply:
-            lines = reply.read().decode().splitlines()
+        lines = self._get(router, "/metrics").decode().splitlines()
         values = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rpartition(" ")[2]) for line in values)
 

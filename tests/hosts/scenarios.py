@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from clients import Clients, Request, requests
-from estate import ADMIN, HANDOFF, HTTP, MAILBOX, Estate
+from composed import LOCKED_IN, Composed
+from estate import ADMIN, HANDOFF, HTTP, MAILBOX, Estate, faked
 from load import Told, all_of, oracle, peak_rate, running
 from measure import percentile
 from probes import listeners, says_something
@@ -184,6 +185,47 @@ def roles(options: argparse.Namespace) -> list[Row]:
         ]
 
 
+def compose(options: argparse.Namespace) -> list[Row]:
+    """compose.yaml: the very command and environment of each service, locked in as compose locks it in"""
+    names = ("router-0", "prefill-0", "prefill-1", "decode-0")
+    bodies = requests(60, seed=9)
+    expected = oracle("demo", bodies)
+    with Composed(names, {"PAGEWIRE_KV_CACHE": "128MiB"}) as estate:
+        rows = []
+        for name in ("redis", *names):
+            status = estate.status(name)
+            rows.append((f"{name} may do nothing that root may", status, status == LOCKED_IN))
+        told = all_of(Clients([estate.url("router-0")], at_once=8, key=estate.key), bodies)
+        stranger = all_of(Clients([estate.url("router-0")], at_once=1), bodies[:1])
+        refused = bool(stranger.failed) and "401" in stranger.failed[0].error
+        for name in reversed(names):
+            estate.signal(name, signal.SIGTERM)
+        codes = [estate.wait(name, 60) for name in names]
+        return [
+            *rows,
+            ("who has no key is refused", stranger.failed[0].error[:40], refused),
+            *_right(told, expected),
+            ("all exit with 0 on SIGTERM", str(codes), not any(codes)),
+        ]
+
+
+def clock(options: argparse.Namespace) -> list[Row]:
+    """F28: clocks an hour ahead and behind, on a router and on nodes (libfaketime)"""
+    names = (*TWO_ROUTERS, "prefill-0", "decode-0")
+    bodies = requests(120, seed=6)
+    expected = oracle(options.model, bodies)
+    wrong = {"router-b": "+1h", "prefill-0": "-1h", "decode-0": "+3600s"}
+    with Estate(names, options.model, SIZES, ("--disaggregate", "always"), faked_clocks=wrong) as estate:
+        told = all_of(_clients(estate, at_once=8), bodies)
+        hours = estate.bridge.output("router-b", "env", *faked("+1h"), "date", "+%s")
+        apart = int(hours) - time.time()
+        return [
+            ("the clocks are that far apart", f"{apart:.0f} s", abs(apart - 3600) < 5),
+            *_right(told, expected),
+            _nobody_ended(estate),
+        ]
+
+
 # --- pieces ----------------------------------------------------------------------------------------------
 
 
@@ -263,7 +305,8 @@ def _flip(estate: Estate, dice: random.Random, workers: Sequence[str]) -> float:
     return estate.take_role("router-a", name, "decode" if now[name] == "prefill" else "prefill")
 
 
-ALL: dict[str, Scenario] = {f.__name__: f for f in (replay, redis, router, rolling, drain, ports, roles)}
+SCENARIOS = (replay, redis, router, rolling, drain, ports, roles, compose, clock)
+ALL: dict[str, Scenario] = {f.__name__: f for f in SCENARIOS}
 
 
 def told() -> str:
