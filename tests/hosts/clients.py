@@ -56,25 +56,36 @@ def requests(
 
 
 class Clients:
-    """``at_once`` requests in hand, or ``rate`` new ones a second (Poisson)."""
+    """``at_once`` requests in hand, or ``rate`` new ones a second (Poisson); all once, or for ``seconds``."""
 
-    def __init__(self, urls: Sequence[str], *, at_once: int = 0, rate: float = 0.0, key: str = "") -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        at_once: int = 0,
+        rate: float = 0.0,
+        seconds: float = 0.0,
+        key: str = "",
+    ) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
         head = {"authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.AsyncClient(timeout=120, limits=limits, trust_env=False, headers=head)
         self._urls = itertools.cycle(urls)
-        self._at_once, self._rate = at_once, rate
+        self._at_once, self._rate, self._seconds = at_once, rate, seconds
         self.outcomes: list[Outcome] = []
 
     async def run(self, bodies: Sequence[Request]) -> list[Outcome]:
-        dice, tasks = random.Random(1), []
-        places = asyncio.Semaphore(self._at_once or len(bodies))
+        dice, tasks, end = random.Random(1), [], time.monotonic() + self._seconds
+        places = asyncio.Semaphore(self._at_once or 10_000)
+        numbers = itertools.cycle(range(len(bodies))) if self._seconds else iter(range(len(bodies)))
         async with self._http, asyncio.TaskGroup() as group:
-            for number, body in enumerate(bodies):
+            for number in numbers:
                 if self._rate:
                     await asyncio.sleep(dice.expovariate(self._rate))
+                if self._seconds and time.monotonic() > end:
+                    break
                 await places.acquire()
-                task = group.create_task(self._ask(number, body))
+                task = group.create_task(self._ask(number, bodies[number]))
                 task.add_done_callback(lambda _: places.release())
                 tasks.append(task)
         return [task.result() for task in tasks]

@@ -33,6 +33,8 @@ def main() -> int:
     parser.add_argument("--load", type=int, default=1500, help="requests that there are, for all but replay")
     parser.add_argument("--rolling-s", type=float, default=120.0, help="how long the load of rolling lasts")
     parser.add_argument("--flips", type=int, default=20, help="of roles")
+    parser.add_argument("--minutes", type=float, default=120.0, help="of soak")
+    parser.add_argument("--seed", type=int, default=1, help="of its faults")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--json", type=Path, help="write what was found there, too")
     options = parser.parse_args()

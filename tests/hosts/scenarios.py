@@ -16,6 +16,7 @@ from estate import ADMIN, HANDOFF, HTTP, MAILBOX, Estate, faked
 from load import Told, all_of, oracle, peak_rate, running
 from measure import percentile
 from probes import listeners, says_something
+from soak import Trouble, excused, kinds
 
 Row = tuple[str, str, bool]
 Scenario = Callable[[argparse.Namespace], list[Row]]
@@ -226,6 +227,45 @@ def clock(options: argparse.Namespace) -> list[Row]:
         ]
 
 
+def soak(options: argparse.Namespace) -> list[Row]:
+    """hours of load with a random fault a minute: nothing wrong, nothing leaked, nothing that grows"""
+    nodes = ("prefill-0", "prefill-1", "decode-0", "decode-1")
+    bodies = requests(400, seed=8)
+    expected = oracle(options.model, bodies)
+    with Estate((*TWO_ROUTERS, *nodes), options.model, SIZES, ("--disaggregate", "always")) as estate:
+        peak = peak_rate(lambda at_once: _clients(estate, at_once=at_once), bodies[:120])
+        rate = 0.4 * peak
+        print(f"peak {peak:.1f} requests/s, load {rate:.1f}/s, seed {options.seed}")
+        trouble = Trouble(estate, options.seed)
+        clients = _clients(estate, rate=rate, seconds=60 * options.minutes)
+        with running(clients, bodies) as told:
+            trouble.run(options.minutes)
+        estate.until(lambda: not any(_held(estate, name) for name in TWO_ROUTERS), 60)
+        lost = [o for o in told.failed if o not in excused(told.failed, trouble.router_kills)]
+        for outcome in lost[:10]:
+            print(f"  request {outcome.number} failed: {outcome.error}")
+        share = 1 - len(lost) / len(told.outcomes)
+        slowest = max((fault.together_s or 0.0 for fault in trouble.faults), default=0.0)
+        broken, count = len(told.failed) - len(lost), len(told.outcomes)
+        rows = [
+            (
+                "availability, but for streams of killed routers",
+                f"{share:.3%} of {len(told.outcomes)}",
+                share >= 0.999,
+            ),
+            ("those", f"{broken} broke in {len(trouble.router_kills)} kills", True),
+            ("wrong tokens", f"{told.wrong(expected)}", not told.wrong(expected)),
+            ("pages held at the end", "0", True),
+            ("together again after a fault", f"{slowest:.0f} s at most", slowest <= 60),
+            ("faults", ", ".join(f"{count} {kind}" for kind, count in kinds(trouble.faults).items()), True),
+        ]
+        for name, (memory, files) in trouble.watched.slopes().items():
+            rows.append(
+                (f"{name} does not grow", f"{memory / 1e6:+.1f} MB/h, {files:+.2f} files/h", memory < 50e6)
+            )
+        return rows
+
+
 # --- pieces ----------------------------------------------------------------------------------------------
 
 
@@ -255,8 +295,9 @@ def _standing(
         yield Standing(estate, peak, bodies, expected)
 
 
-def _clients(estate: Estate, *, at_once: int = 0, rate: float = 0.0) -> Clients:
-    return Clients([estate.url(name) for name in estate.routers], at_once=at_once, rate=rate)
+def _clients(estate: Estate, *, at_once: int = 0, rate: float = 0.0, seconds: float = 0.0) -> Clients:
+    urls = [estate.url(name) for name in estate.routers]
+    return Clients(urls, at_once=at_once, rate=rate, seconds=seconds)
 
 
 def _right(told: Told, expected: Sequence[Sequence[int]]) -> list[Row]:
@@ -305,7 +346,7 @@ def _flip(estate: Estate, dice: random.Random, workers: Sequence[str]) -> float:
     return estate.take_role("router-a", name, "decode" if now[name] == "prefill" else "prefill")
 
 
-SCENARIOS = (replay, redis, router, rolling, drain, ports, roles, compose, clock)
+SCENARIOS = (replay, redis, router, rolling, drain, ports, roles, compose, clock, soak)
 ALL: dict[str, Scenario] = {f.__name__: f for f in SCENARIOS}
 
 
