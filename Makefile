@@ -15,7 +15,7 @@ ARGS   ?=
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv serve test soak search chaos screenshot lint fmt cov clean
+.PHONY: help venv serve test soak search chaos hosts screenshot lint fmt cov clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## ?/\1\t/' | expand -t 10
@@ -41,12 +41,16 @@ test: $(STAMP)  ## Run all tests
 
 soak: $(STAMP)  ## Run the long tests, which make test leaves out
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+	@test "$$(id -u)" != 0 || $(BIN)/python tests/hosts/run.py soak
 
 search: $(STAMP)  ## Run the property tests on examples that nobody has seen
 	PAGEWIRE_EXAMPLES=search $(BIN)/python -m pytest -m "hypothesis and not soak" $(ARGS)
 
 chaos: $(STAMP)  ## Break a running pagewire on purpose, in many ways; ARGS="--help" tells
 	$(BIN)/python tests/chaos/run.py $(ARGS)
+
+hosts: $(STAMP)  ## Run pagewire on many hosts, in network namespaces, as root; ARGS="--help" tells
+	$(BIN)/python tests/hosts/run.py $(ARGS)
 
 screenshot: $(STAMP)  ## Take docs/images/dashboard.png, of the dashboard under load; needs a Chromium
 	PAGEWIRE_SCREENSHOT=docs/images/dashboard.png $(BIN)/python -m pytest tests/e2e/test_dashboard_page.py

@@ -246,7 +246,7 @@ def soak(options: argparse.Namespace) -> list[Row]:
             print(f"  request {outcome.number} failed: {outcome.error}")
         share = 1 - len(lost) / len(told.outcomes)
         slowest = max((fault.together_s or 0.0 for fault in trouble.faults), default=0.0)
-        broken, count = len(told.failed) - len(lost), len(told.outcomes)
+        broken = len(told.failed) - len(lost)
         rows = [
             (
                 "availability, but for streams of killed routers",
