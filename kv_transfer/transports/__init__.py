@@ -1,5 +1,5 @@
-"""Wires for the handoff, chosen by the scheme of an address: ``tcp://host:port``, ``shm:///path`` or
-``shm://*``.
+"""Wires for the handoff, chosen by the scheme of an address: ``tcp://host:port``, ``nixl://host:port``,
+``shm:///path`` or ``shm://*``.
 """
 
 from __future__ import annotations
