@@ -37,6 +37,9 @@ class _Link:
     unread: bool = False  # it cannot
     broken: bool = False  # it could, and something was lost
 
+    def fail(self) -> None:
+        self.unread, self.broken, self.read = True, self.broken or self.read, False
+
     @property
     def wants_progress(self) -> bool:
         return self.offered and not self.unread and (not self.read or bool(self.ring.used))
@@ -163,7 +166,7 @@ class NixlDialer:
         elif word.startswith(FREE):
             link.ring.release(int.from_bytes(word.removeprefix(FREE)[:8], "little"))
         elif word == UNREAD:
-            link.unread, link.broken, link.read = True, link.read, False
+            link.fail()
             self._say(words.FORGET, link.number)
 
     def _wake(self) -> None:
@@ -180,7 +183,7 @@ class NixlDialer:
 
     def _end(self) -> None:
         for link in self._links.values():
-            link.unread, link.broken, link.read = True, link.broken or link.read, False
+            link.fail()
         self._awake = False
         if self._process is not None:
             self._process.close()
