@@ -1,7 +1,7 @@
 """The sender's end of NIXL links: what is lent to each receiver, and the process that lends it.
 
 A sender's NIXL process holds what is lent, and takes part in what others read only while there is something
-to read. If it ends, what was under way is lost, and the next link starts another. Where it cannot be had,
+to read. If it ends, what it lent is lost, and the next link starts another. Where it cannot be had,
 bodies go through the socket. Knows frames as opaque bytes; the words are listed in ``nixl``.
 """
 
@@ -122,10 +122,7 @@ class NixlDialer:
         if not has_nixl():
             self._fail("it is not installed: pip install 'pagewire[nixl]'")
             return None
-        try:
-            self._process = self._process or NixlProcess(everywhere=self._trusted)
-        except ConfigError as error:
-            self._fail(str(error))
+        if self._process is None and not self._start():
             return None
         self._count += 1
         link = self._links[peer] = _Link(self._count, RingWriter(self._ring_bytes))
@@ -138,7 +135,7 @@ class NixlDialer:
             self._process.say(kind, *numbers, blob=blob)
 
     def _mind(self) -> None:
-        """Hear the process. One that has ended takes its links with it; the next link starts another."""
+        """Hear the process, and notice its end."""
         if self._process is None:
             return
         for word in self._process.hear():
@@ -176,15 +173,26 @@ class NixlDialer:
             self._awake = awake
             self._say(words.AWAKE, int(awake))
 
+    def _start(self) -> bool:
+        try:
+            self._process = NixlProcess(everywhere=self._trusted)
+        except ConfigError as error:
+            self._fail(str(error))
+        return not self._failed
+
     def _fail(self, why: str) -> None:
         log.warning("KV goes through the socket, and not by NIXL: %s", why)
         self._failed = True
         self._end()
 
     def _end(self) -> None:
+        """What it lent is gone with it. Links that it was to serve, and nobody knows of, get another."""
         for link in self._links.values():
-            link.fail()
+            if link.offered or self._failed:
+                link.fail()
         self._awake = False
         if self._process is not None:
             self._process.close()
             self._process = None
+        if any(not link.unread for link in self._links.values()):
+            self._start()

@@ -186,10 +186,8 @@ def test_lent_memory_is_given_back_with_the_link(pair: Pair) -> None:
         return sum(Path(f"/proc/{pid}/maps").read_text().count("pagewire-ring") for pid in pair.processes)
 
     assert mapped() == 2
-    pair.turn()
     pair.dialer.forget(pair.peer)
-    pair.until(lambda: not pair.listener._reads.peers or not pair.listener.lost([]))
-    pair.until(lambda: mapped() == 0, 5.0)
+    pair.until(lambda: pair.listener.lost([]) == [] and mapped() == 0, 10.0)
 
 
 def test_idle_processes_do_nothing(pair: Pair) -> None:
