@@ -7,17 +7,22 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 STAND_IN = Path(__file__).with_name("nixl_stand_in")
-REAL = pytest.param(
-    "nixl",
-    marks=pytest.mark.skipif(
-        find_spec("nixl") is None, reason="NIXL is not installed: pip install 'pagewire[nixl]'"
-    ),
+NEEDS_NIXL = pytest.mark.skipif(
+    find_spec("nixl") is None, reason="NIXL is not installed: pip install 'pagewire[nixl]'"
 )
-KINDS = ["stand-in", REAL]
+
+
+def real(transports: str = "") -> Any:
+    """NIXL, with the ways that its UCX chooses, or only with ``transports``."""
+    return pytest.param(transports or "nixl", marks=NEEDS_NIXL)
+
+
+KINDS = ["stand-in", real()]
 
 
 def use(kind: str, monkeypatch: pytest.MonkeyPatch, faults: Path) -> None:
@@ -27,3 +32,5 @@ def use(kind: str, monkeypatch: pytest.MonkeyPatch, faults: Path) -> None:
         monkeypatch.syspath_prepend(STAND_IN)
         monkeypatch.setenv("PYTHONPATH", f"{STAND_IN}{os.pathsep + path if path else ''}")
         monkeypatch.setenv("NIXL_STAND_IN", str(faults))
+    elif kind != "nixl":
+        monkeypatch.setenv("UCX_TLS", kind)

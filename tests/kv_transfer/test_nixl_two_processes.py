@@ -1,0 +1,148 @@
+"""Handoffs by NIXL between two nodes' processes, of which one is killed while bodies are being READ."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nixl_kinds
+import numpy as np
+import pytest
+from kv_world import LAYOUT, Store
+from nixl_far import SECRET, TOKENS
+
+from kv_transfer import (
+    Done,
+    Dropped,
+    Granted,
+    Landed,
+    Lost,
+    Receiver,
+    Reserved,
+    Sender,
+    open_receiver,
+    open_sender,
+)
+from kv_transfer.transports.base import Peer
+from kv_transfer.transports.nixl import NixlListener
+from kv_transfer.transports.nixl_dialer import NixlDialer
+
+KV = Store(TOKENS, seed=7).kv
+
+
+@pytest.fixture(params=[*nixl_kinds.KINDS, nixl_kinds.real("tcp")], autouse=True)
+def kind(request: pytest.FixtureRequest, monkeypatch, tmp_path: Path, sockets: Path) -> None:
+    nixl_kinds.use(request.param, monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def far() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    children: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        path = os.pathsep.join(
+            filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[2]), str(Path(__file__).parent)])
+        )
+        command = [sys.executable, str(Path(__file__).with_name("nixl_far.py")), *words]
+        env = os.environ | {"PYTHONPATH": path}
+        children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.kill()
+        child.communicate()
+
+
+def _kill(child: subprocess.Popen[str]) -> None:
+    child.kill()
+    child.wait()
+
+
+class Decode:
+    """A receiver that adopts all that lands, and holds its bytes to be what was sent."""
+
+    def __init__(self) -> None:
+        self.listener = open_receiver("nixl://127.0.0.1:*", SECRET)
+        assert isinstance(self.listener, NixlListener)
+        self.sink = Store(TOKENS)
+        self.end = Receiver(self.listener, self.sink, LAYOUT, "near-d")
+        self.landed = 0
+        self.dropped: list[Dropped] = []
+
+    @property
+    def reading(self) -> bool:
+        """A READ of a body is under way."""
+        return any(read.room.ref.size > 1 << 20 for read in self.listener._reads._issued.values())
+
+    def until(self, wanted: Callable[[], bool], limit: float = 60.0) -> None:
+        stop = time.monotonic() + limit
+        while not wanted():
+            assert time.monotonic() < stop
+            for event in self.end.poll(time.monotonic()):
+                match event:
+                    case Reserved(transfer, num_tokens=tokens):
+                        self.sink.kv[:] = 0
+                        self.end.grant(transfer, 0, np.arange(tokens))
+                    case Landed(transfer):
+                        assert np.array_equal(self.sink.kv, KV)
+                        self.end.adopt(transfer)
+                        self.landed += 1
+                    case Dropped():
+                        self.dropped.append(event)
+
+
+def test_a_sender_that_is_killed_while_it_is_read_leaves_nothing_and_the_next_one_is_served(far) -> None:
+    decode = Decode()
+    for round in (1, 2):
+        child = far("sender", decode.end.address)
+        decode.until(lambda: decode.reading)
+        landed = decode.landed
+        decode.until(lambda: decode.landed >= landed + 3 and decode.reading)
+        _kill(child)
+        killed = time.monotonic()
+        decode.until(lambda: len(decode.dropped) == round)
+        assert time.monotonic() - killed < 3.0
+        assert decode.dropped[-1].code == "peer_lost"
+        assert (decode.end.open_transfers, decode.end.credit_bytes) == (0, 0)
+    decode.until(lambda: not decode.listener._reads._issued, 10.0)
+    decode.end.close()
+
+
+def test_a_receiver_that_is_killed_while_it_reads_is_noticed_and_the_next_one_is_served(far) -> None:
+    dialer = NixlDialer(SECRET)
+    sender = Sender(dialer, Store(TOKENS, seed=7), LAYOUT, "near-p")
+    for _ in range(2):
+        child = far("receiver", "nixl://127.0.0.1:*")
+        address = child.stdout.readline().strip()
+        link = lambda: dialer._links.get(Peer(address.encode()))  # noqa: B023, E731
+        while not (link() and link().read):
+            assert _hand_over(sender, address, lambda: False)
+        assert not _hand_over(sender, address, lambda: bool(link().ring.used and not _kill(child)))
+        assert sender.open_transfers == 0
+    sender.close()
+
+
+def _hand_over(sender: Sender, address: str, hurt: Callable[[], bool]) -> bool:
+    """One transfer. True if it came through; if not, it was noticed soon after ``hurt`` had said so."""
+    sender.reserve(address, TOKENS, b"", 60.0, time.monotonic())
+    hurt_at = None
+    while True:
+        now = time.monotonic()
+        for event in sender.poll(now):
+            match event:
+                case Granted(transfer):
+                    sender.publish(transfer, np.arange(TOKENS), TOKENS)
+                    sender.commit(transfer, b"first", now)
+                case Done():
+                    return True
+                case Lost():
+                    assert hurt_at is not None, event
+                    assert time.monotonic() - hurt_at < 3.0
+                    return False
+        if hurt_at is None and hurt():
+            hurt_at = time.monotonic()
