@@ -37,7 +37,7 @@ from pagewire.private import is_local
 from pagewire.secret import require_for
 
 
-def check(address: str, *, trusted: bool) -> None:
+def check_nixl(address: str, *, trusted: bool) -> None:
     """Raises ConfigError if nobody may listen at ``address``."""
     require_nixl()
     if not trusted and not is_local(address):
@@ -59,7 +59,7 @@ class NixlListener:
         trusted: bool = False,
         ring_bytes: int = RING_BYTES,
     ) -> None:
-        check(address, trusted=trusted)
+        check_nixl(address, trusted=trusted)
         require_for(address, secret)
         endpoint = swap(Peer(address.encode())).decode()
         self._router = Router(endpoint, secret)

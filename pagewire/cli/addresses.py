@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from urllib.parse import SplitResult, urlsplit
 
+from kv_transfer import check_nixl
 from pagewire.errors import ConfigError
 
 _ANY = ("0.0.0.0", "::", "*")
@@ -29,14 +30,23 @@ def mailbox(address: str, flag: str) -> str:
     return address
 
 
-def handoff(address: str, router: str) -> str:
-    """Where a decode node listens, as prefill nodes can dial it.
+def handoff(address: str, router: str, *, trusted: bool = False) -> str:
+    """Where a decode node listens, as prefill nodes can dial it: ``shm://``, ``tcp://`` or ``nixl://``.
 
     "Any interface" (0.0.0.0) becomes the one that leads to ``router``: its address goes to the prefill nodes
-    by way of the router, and none of them can dial 0.0.0.0. Raises ConfigError.
+    by way of the router, and none of them can dial 0.0.0.0. ``trusted``: as for ``kv_transfer.check_nixl``.
+    Raises ConfigError.
     """
     if address.startswith("shm://"):
         return address
+    if not address.startswith("nixl://"):
+        return _dialable(address, router)
+    dialable = "nixl" + _dialable(address.replace("nixl://", "tcp://", 1), router).removeprefix("tcp")
+    check_nixl(dialable, trusted=trusted)
+    return dialable
+
+
+def _dialable(address: str, router: str) -> str:
     parts = tcp(address, "--handoff")
     if parts.hostname not in _ANY:
         return address

@@ -119,8 +119,7 @@ def decode(
 
     See pagewire router --help for a whole cluster.
     """
-    routers = _routers(node)
-    _run(DECODE, node, engine.options(model, names, nodes=1), handoff=addresses.handoff(handoff, routers[0]))
+    _run(DECODE, node, engine.options(model, names, nodes=1), handoff=_handoff(node, handoff))
 
 
 @grouped
@@ -142,9 +141,12 @@ def worker(
 
     What it has in hand it ends as what it was begun: see pagewire role --help.
     """
-    routers = _routers(node)
     options = replace(engine.options(model, names, nodes=1), flexible=True)
-    _run(role, node, options, handoff=addresses.handoff(handoff, routers[0]), name="worker")
+    _run(role, node, options, handoff=_handoff(node, handoff), name="worker")
+
+
+def _handoff(node: NodeFlags, address: str) -> str:
+    return addresses.handoff(address, _routers(node)[0], trusted=node.trusted_network)
 
 
 def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str, name: str = "") -> None:
@@ -158,6 +160,7 @@ def _run(role: str, node: NodeFlags, options: NodeOptions, *, handoff: str, name
         routers=_routers(node),
         handoff=handoff,
         secret_file=node.secret_file,
+        trusted_network=node.trusted_network,
         grace_s=node.grace,
         status_fd=_shown(name, options.log_format),
     )

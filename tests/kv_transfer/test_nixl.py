@@ -1,7 +1,7 @@
 """The wire whose bodies are READ by NIXL: both ends in this process, each with a NIXL process of its own.
 
-Everything runs with a stand-in for NIXL, which can be made to misbehave, and where NIXL is installed most of it
-with NIXL.
+Everything runs with a stand-in for NIXL, which can be made to misbehave, and where NIXL is installed most of
+it with NIXL.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ class Pair:
     def __init__(
         self, landing: LandingRoom | None = None, *, bodies: int = 3, until: str = "read", ring: int = 0
     ) -> None:
-        self.listener = NixlListener(
-            "nixl://127.0.0.1:*", SECRET, landing, ring_bytes=ring or bodies * SIZE
-        )
+        self.listener = NixlListener("nixl://127.0.0.1:*", SECRET, landing, ring_bytes=ring or bodies * SIZE)
         self.dialer = NixlDialer(SECRET, ring_bytes=bodies * SIZE)
         self.peer = Peer(self.listener.address.encode())
         self.taken: list[tuple[bytes, bytes]] = []
@@ -110,7 +108,9 @@ def pair(kind: str) -> Iterator[Pair]:
 def test_every_body_comes_in_its_turn_between_frames_that_need_no_read(pair: Pair) -> None:
     sent = []
     for i in range(40):
-        frames = [(b"read", bytes([i]) * (SIZE + i % 3)), (b"inline", b"%d" % i), (b"alone", b"")][: 1 + i % 3]
+        frames = [(b"read", bytes([i]) * (SIZE + i % 3)), (b"inline", b"%d" % i), (b"alone", b"")][
+            : 1 + i % 3
+        ]
         for head, body in frames:
             pair.until(partial(pair.send, body, head))
             sent.append((head, body))

@@ -1,8 +1,8 @@
 """The agent of the stand-in: what is registered is served by a thread to whoever has the metadata.
 
-The folder $NIXL_STAND_IN may hold files that make agents misbehave: "hang" (asking for a READ's state does not
-return), "fail" (READs fail), "lie" (other bytes come), "die" (a READ ends the process), "slow" (a READ takes
-as many asks as the file has bytes).
+The folder $NIXL_STAND_IN may hold files that make agents misbehave: "absent" (none can be made), "hang"
+(asking for a READ's state does not return), "fail" (READs fail), "lie" (other bytes come), "die" (a READ
+ends the process), "slow" (a READ takes as many asks as the file has bytes).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def wrong(what: str) -> Path | None:
     return path if path.exists() else None
 
 
-class nixl_agent_config:  # noqa: N801
+class nixl_agent_config:
     def __init__(self, enable_prog_thread: bool = True, backends: list[str] | None = None) -> None:
         assert not enable_prog_thread
         if wrong("absent"):
             raise nixlBackendError("no way to anybody")
 
 
-class nixl_agent:  # noqa: N801
+class nixl_agent:
     def __init__(self, name: str, config: nixl_agent_config) -> None:
         self._name = name
         self._regions: dict[int, int] = {}
@@ -48,7 +48,9 @@ class nixl_agent:  # noqa: N801
     def deregister_memory(self, region: tuple[int, int]) -> None:
         del self._regions[region[0]]
 
-    def get_partial_agent_metadata(self, region: tuple[int, int], connection: bool, kinds: list[str]) -> bytes:
+    def get_partial_agent_metadata(
+        self, region: tuple[int, int], connection: bool, kinds: list[str]
+    ) -> bytes:
         return json.dumps([self._name, *region]).encode()
 
     def add_remote_agent(self, metadata: bytes) -> bytes:

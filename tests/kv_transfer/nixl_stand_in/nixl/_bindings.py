@@ -1,9 +1,9 @@
 """The errors of the stand-in."""
 
 
-class nixlBackendError(Exception):  # noqa: N801, N818
+class nixlBackendError(Exception):
     pass
 
 
-class nixlNotFoundError(Exception):  # noqa: N801, N818
+class nixlNotFoundError(Exception):
     pass
