@@ -12,7 +12,7 @@ from kv_world import LAYOUT, Store
 
 from kv_transfer import Done, Granted, Landed, Receiver, Reserved, Sender, open_receiver, open_sender
 
-TOKENS = 1 << 18  # 4 MiB
+TOKENS = 1 << 21  # 32 MiB, of which half may be under way
 SECRET = b"s" * 32
 
 

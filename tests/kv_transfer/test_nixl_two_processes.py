@@ -69,13 +69,16 @@ class Decode:
         assert isinstance(self.listener, NixlListener)
         self.sink = Store(TOKENS)
         self.end = Receiver(self.listener, self.sink, LAYOUT, "near-d")
+        self.began = 0  # bytes before the transfer in hand
         self.landed = 0
         self.dropped: list[Dropped] = []
 
     @property
     def reading(self) -> bool:
-        """A READ of a body is under way."""
-        return any(read.room.ref.size > 1 << 20 for read in self.listener._reads._issued.values())
+        """A READ of a body is under way, in the first quarter of a transfer."""
+        sizes = [read.room.ref.size for read in self.listener._reads._issued.values()]
+        early = self.end.counts.bytes - self.began < KV.nbytes // 4
+        return early and self.end.open_transfers > 0 and max(sizes, default=0) > 1 << 20
 
     def until(self, wanted: Callable[[], bool], limit: float = 60.0) -> None:
         stop = time.monotonic() + limit
@@ -85,6 +88,7 @@ class Decode:
                 match event:
                     case Reserved(transfer, num_tokens=tokens):
                         self.sink.kv[:] = 0
+                        self.began = self.end.counts.bytes
                         self.end.grant(transfer, 0, np.arange(tokens))
                     case Landed(transfer):
                         assert np.array_equal(self.sink.kv, KV)
