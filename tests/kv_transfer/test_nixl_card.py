@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,10 +25,8 @@ def test_a_card_is_what_it_was(address: int, size: int, nonce: bytes, metadata: 
 
 @given(st.binary(max_size=80))
 def test_anything_else_is_a_card_or_refused(data: bytes) -> None:
-    try:
+    with suppress(RemoteProtocolError):
         assert Card.unpack(CARD + data).pack() == CARD + data
-    except RemoteProtocolError:
-        pass
 
 
 def test_a_card_of_more_than_there_can_be_is_refused() -> None:
@@ -54,7 +54,5 @@ def test_a_word_is_what_it_was(word: Word) -> None:
 
 @given(st.lists(st.binary(max_size=48), max_size=4))
 def test_anything_else_is_a_word_or_refused(parts: list[bytes]) -> None:
-    try:
+    with suppress(RemoteProtocolError):
         assert list(Word.of(parts).parts()) == parts
-    except RemoteProtocolError:
-        pass
