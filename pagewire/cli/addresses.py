@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from urllib.parse import SplitResult, urlsplit
 
-from kv_transfer import check_nixl
 from pagewire.errors import ConfigError
 
 _ANY = ("0.0.0.0", "::", "*")
@@ -41,6 +40,8 @@ def handoff(address: str, router: str, *, trusted: bool = False) -> str:
         return address
     if not address.startswith("nixl://"):
         return _dialable(address, router)
+    from kv_transfer import check_nixl  # with all that it needs of sockets, which few commands do
+
     dialable = "nixl" + _dialable(address.replace("nixl://", "tcp://", 1), router).removeprefix("tcp")
     check_nixl(dialable, trusted=trusted)
     return dialable
