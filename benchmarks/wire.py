@@ -16,8 +16,8 @@ Rows, each with what the one before it does and more (see wire_work.py):
     pages        + gathered from, and scattered to, pages of a KV cache that lie in no order
     handoff      the whole protocol: reserve, grant, credit, commit, adopt, for prompts of 2,048 tokens
 Yardsticks: memcpy of cold bytes to cold memory in one process; sendall and recv_into, whose receiver has the
-bytes in private memory. `+curve` is the same wire encrypted and authenticated by CURVE. A `nixl` row appears
-where nixl can be imported: a READ by the receiver of what the sender staged.
+bytes in private memory. `+curve` is the same wire encrypted and authenticated by CURVE. `nixl` rows appear
+where it can be imported; `bare nixl` is a READ by the receiver of what the sender staged, and nothing else.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ WIRES = (
     *[("tcp", stage) for stage in ("transport", "checked", "pages", "handoff")],
     ("tcp+curve", "transport"),
     ("tcp+curve", "handoff"),
+)
+NIXL = (
+    ("bare nixl", "transport"),
+    *[("nixl", stage) for stage in ("transport", "checked", "pages", "handoff")],
 )
 Rows = dict[tuple[str, str, str], list[Spent]]  # by (name, layout, size): one for each repeat
 
@@ -96,7 +100,7 @@ def far_main() -> None:
 
 def run(sizes: list[str], layouts: list[str], repeats: int, wanted: str) -> Rows:
     far, memory, rows = Far(), Memory(seed=1), defaultdict(list)
-    wires = [*WIRES, *([("nixl", "transport")] if find_spec("nixl") else [])]
+    wires = [*WIRES, *(NIXL if find_spec("nixl") else ())]
     wires = [w for w in wires if wanted in ", ".join(w) or ", ".join(w) == "raw tcp, transport"]
     try:
         for repeat in range(-1, repeats):  # the first one warms everything up, and does not count

@@ -25,7 +25,8 @@ def run(options: NodeOptions) -> None:
 def open_role(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> OpenRole:
     pages = handoff_pages(built.engine.runner.cache)
     borrower = pages.borrower() if options.direct_handoff else None
-    listener = open_receiver(options.handoff, secret, pages.landing, borrower)
+    trusted = options.trusted_network
+    listener = open_receiver(options.handoff, secret, pages.landing, borrower, trusted=trusted)
     large = built.device.type == "cuda" and not options.direct_handoff
     receiver = Receiver(listener, pages, built.layout, epoch, AT_A_GPU if large else None)
     return OpenRole(receiver, partial(DecodeRole, receiver=receiver), receiver.address)

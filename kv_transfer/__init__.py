@@ -32,7 +32,7 @@ from kv_transfer.metrics import ReceiverCounts, SenderCounts, gauges
 from kv_transfer.receiver import Receiver
 from kv_transfer.sender import Sender
 from kv_transfer.store import PageSink, PageSource
-from kv_transfer.transports import open_receiver, open_sender
+from kv_transfer.transports import check_nixl, open_receiver, open_sender
 from kv_transfer.wire import TransferId
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "Timeouts",
     "TransferId",
     "TransferStats",
+    "check_nixl",
     "gauges",
     "open_receiver",
     "open_sender",

@@ -19,9 +19,10 @@ class NodeOptions:
     ``model`` is what ``hub.resolve`` takes; ``served_model_name`` is what clients call it (None: the
     model's own name). ``routers`` are the mailbox addresses that the node dials, ``ipc://`` or ``tcp://``;
     with a ``registry`` there are none, and it dials the routers of ``cluster`` that are listed in that redis.
-    ``handoff`` is where a decode node listens for KV (``shm://...`` or ``tcp://host:port``; port 0 takes a
-    free one, and Hello tells the router which); "" for a prefill node that stays one. ``topology`` says where
-    the node is (``pagewire.topology``). ``max_model_len`` None means as far as the model's config goes.
+    ``handoff`` is where a decode node listens for KV (``shm://...``, ``tcp://host:port`` or
+    ``nixl://host:port``; port 0 takes a free one, and Hello tells the router which); "" for a prefill node
+    that stays one. ``trusted_network``: NIXL may reach beyond loopback. ``topology`` says where the node is
+    (``pagewire.topology``). ``max_model_len`` None means as far as the model's config goes.
     ``kv_cache_bytes`` is all the memory for pages. ``threads`` is for one step's arithmetic; with a
     ``niceness`` above 0 they yield to other processes. ``watchdog_s``: seconds after which a node ends itself
     if its loop stands still; 0: never. ``grace_s``: seconds that requests in hand have to end after SIGTERM,
@@ -54,6 +55,7 @@ class NodeOptions:
     cuda_graphs: bool = True
     deterministic: bool = False
     direct_handoff: bool = False
+    trusted_network: bool = False
     threads: int = 1
     niceness: int = 0
     watchdog_s: int = 60

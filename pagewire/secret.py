@@ -54,7 +54,7 @@ def secret_for(path: str | None, *addresses: str) -> bytes | None:
         return load_secret(path)
     for address in filter(None, addresses):
         require_for(address, None)
-    if any(urlsplit(address).scheme == "tcp" for address in addresses):
+    if any(urlsplit(address).scheme in ("tcp", "nixl") for address in addresses):
         return load_secret(own_secret())
     return None
 

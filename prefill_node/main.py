@@ -21,5 +21,6 @@ def run(options: NodeOptions) -> None:
 def open_role(options: NodeOptions, built: Built, epoch: Epoch, secret: bytes | None) -> OpenRole:
     pages = handoff_pages(built.engine.runner.cache)
     lender = pages.lender() if options.direct_handoff else None
-    sender = Sender(open_sender(secret, lender), pages, built.layout, epoch)
+    dialer = open_sender(secret, lender, trusted=options.trusted_network)
+    sender = Sender(dialer, pages, built.layout, epoch)
     return OpenRole(sender, partial(PrefillRole, sender=sender))

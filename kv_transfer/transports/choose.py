@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 from kv_transfer.transports.base import Arrived, Dialer, LandingRoom, Listener, Peer
 from kv_transfer.transports.direct import Borrower, Lender, Lent
+from kv_transfer.transports.nixl import NixlListener
+from kv_transfer.transports.nixl_dialer import NixlDialer
 from kv_transfer.transports.shm import ShmDialer, ShmListener
 from kv_transfer.transports.tcp import TcpDialer, TcpListener
 from kv_transfer.transports.zeromq import Socket
@@ -18,25 +20,34 @@ def open_receiver(
     secret: bytes | None = None,
     landing: LandingRoom | None = None,
     borrower: Borrower | None = None,
+    *,
+    trusted: bool = False,
 ) -> Listener:
-    """Listen at ``tcp://host:port`` (port ``*``: a free one), ``shm:///path`` or ``shm://*``. Raises
-    ConfigError.
+    """Listen at ``tcp://host:port`` or ``nixl://host:port`` (port ``*``: a free one), ``shm:///path`` or
+    ``shm://*``. Raises ConfigError.
 
-    A wire that copies bodies itself copies them into what ``landing`` gives, such as memory that a device
-    reads by itself. Others bring their own memory. What a sender's device lends to us, ``borrower`` maps.
+    ``trusted``: all that can reach this host may be trusted, so that NIXL may listen beyond loopback. A wire
+    that copies bodies itself copies them into what ``landing`` gives, such as memory that a device reads by
+    itself. Others bring their own memory. What a sender's device lends to us, ``borrower`` maps.
     """
     if address.startswith("tcp://"):
         return TcpListener(address, secret)
     if address.startswith("shm://"):
         return ShmListener(address, secret, landing, borrower)
+    if address.startswith("nixl://"):
+        return NixlListener(address, secret, landing, trusted=trusted)
     raise ConfigError(f"{address} is not an address of the handoff: give tcp://host:port or shm:///path")
 
 
-def open_sender(secret: bytes | None = None, lender: Lender | None = None) -> Dialer:
+def open_sender(
+    secret: bytes | None = None, lender: Lender | None = None, *, trusted: bool = False
+) -> Dialer:
     """A wire to any receiver, whatever the scheme of its address. What ``lender`` has goes from device to
-    device where the receiver can map it.
+    device where the receiver can map it. ``trusted``: as for ``open_receiver``; without it, what a receiver
+    beyond loopback would READ by NIXL goes through the socket.
     """
-    return ByScheme({b"tcp": TcpDialer(secret), b"shm": ShmDialer(secret, lender=lender)})
+    nixl = NixlDialer(secret, trusted=trusted)
+    return ByScheme({b"tcp": TcpDialer(secret), b"shm": ShmDialer(secret, lender=lender), b"nixl": nixl})
 
 
 class ByScheme:

@@ -20,12 +20,29 @@ from pagewire.errors import RemoteProtocolError
 
 RING_BYTES = 32 << 20
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-_NONCE_BYTES = 16
-_START = (
-    mmap.PAGESIZE
-)  # the first page holds the nonce, by which the reader knows that it has the right segment
+NONCE_BYTES = 16
+START = mmap.PAGESIZE  # the page before it holds the nonce, by which the reader knows the right segment
 _OFFER = struct.Struct("<QQQ16s")
+OFFER_BYTES = _OFFER.size
 _REF = struct.Struct("<QQQ")
+
+
+class Offer(NamedTuple):
+    """What it takes to map a segment, or to know it."""
+
+    pid: int
+    fd: int
+    size: int  # without the page of the nonce
+    nonce: bytes
+
+    def pack(self) -> bytes:
+        return _OFFER.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: Buffer) -> Offer:
+        if len(data) != _OFFER.size:
+            raise RemoteProtocolError("not an offer of a ring")
+        return cls(*_OFFER.unpack(data))
 
 
 class Ref(NamedTuple):
@@ -54,11 +71,11 @@ class RingWriter:
     def __init__(self, size: int = RING_BYTES) -> None:
         self._size, self._warm = size, size // 4
         self._fd = os.memfd_create("pagewire-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self._fd, _START + size)
+        os.ftruncate(self._fd, START + size)
         fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _SEALS)
-        self._map = mmap.mmap(self._fd, _START + size)
-        self._nonce = secrets.token_bytes(_NONCE_BYTES)
-        self._map[:_NONCE_BYTES] = self._nonce
+        self._map = mmap.mmap(self._fd, START + size)
+        self._nonce = secrets.token_bytes(NONCE_BYTES)
+        self._map[:NONCE_BYTES] = self._nonce
         self._head = 0  # both count up for ever; head - tail is in use
         self._tail = 0
         self._claim: tuple[memoryview, Ref] | None = None
@@ -66,7 +83,7 @@ class RingWriter:
     @property
     def offer(self) -> bytes:
         """What the reader needs to map the segment."""
-        return _OFFER.pack(os.getpid(), self._fd, self._size, self._nonce)
+        return Offer(os.getpid(), self._fd, self._size, self._nonce).pack()
 
     @property
     def used(self) -> int:
@@ -84,7 +101,7 @@ class RingWriter:
         skip = self._size - at if early or at + size > self._size else 0
         if self.used + skip + size > self._size:
             return None
-        at = _START + (at + skip) % self._size
+        at = START + (at + skip) % self._size
         body = memoryview(self._map)[at : at + size]
         self._claim = body, Ref(at, size, self._head + skip + size)
         return body
@@ -113,20 +130,7 @@ class RingReader:
 
     def __init__(self, offer: Buffer) -> None:
         """Map the offered segment. Raises RemoteProtocolError if that cannot be done, or is not safe."""
-        if len(offer) != _OFFER.size:
-            raise RemoteProtocolError("not an offer of a ring")
-        pid, number, size, nonce = _OFFER.unpack(offer)
-        try:
-            fd = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise RemoteProtocolError("the offered ring cannot be opened") from error
-        try:
-            self._map = _map_sealed(fd, _START + size)
-        finally:
-            os.close(fd)
-        if self._map[:_NONCE_BYTES] != nonce:
-            self._map.close()
-            raise RemoteProtocolError("the offered ring is another process's")
+        self._map = map_offered(offer)
         self._view = memoryview(self._map)
 
     def copy(self, ref: Ref, target: memoryview) -> memoryview:
@@ -134,7 +138,7 @@ class RingReader:
 
         Raises RemoteProtocolError if ``ref`` leaves the segment.
         """
-        if not _START <= ref.offset <= ref.offset + ref.size <= len(self._map):
+        if not START <= ref.offset <= ref.offset + ref.size <= len(self._map):
             raise RemoteProtocolError("reference outside the ring")
         body = target[: ref.size]
         body[:] = self._view[ref.offset : ref.offset + ref.size]
@@ -145,10 +149,28 @@ class RingReader:
         self._map.close()
 
 
-def _map_sealed(fd: int, size: int) -> mmap.mmap:
+def map_offered(offer: Buffer, *, writable: bool = False) -> mmap.mmap:
+    """The offered segment. Raises RemoteProtocolError if it cannot be mapped, or is not safe."""
+    pid, number, size, nonce = Offer.unpack(offer)
+    mode = os.O_RDWR if writable else os.O_RDONLY
+    try:
+        fd = os.open(f"/proc/{pid}/fd/{number}", mode | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise RemoteProtocolError("the offered ring cannot be opened") from error
+    try:
+        found = _map_sealed(fd, START + size, mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
+    finally:
+        os.close(fd)
+    if found[:NONCE_BYTES] != nonce:
+        found.close()
+        raise RemoteProtocolError("the offered ring is another process's")
+    return found
+
+
+def _map_sealed(fd: int, size: int, prot: int) -> mmap.mmap:
     try:
         if os.fstat(fd).st_size != size or fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise RemoteProtocolError("the offered ring is not of the size it says, or not sealed")
-        return mmap.mmap(fd, size, prot=mmap.PROT_READ)
+        return mmap.mmap(fd, size, prot=prot)
     except (OSError, ValueError, OverflowError) as error:
         raise RemoteProtocolError("the offered ring cannot be mapped") from error

@@ -26,7 +26,6 @@ import logging
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from kv_transfer.transports import direct
 from kv_transfer.transports.base import Arrived, LandingRoom, Peer, private_room
 from kv_transfer.transports.borrowed import Borrowed
 from kv_transfer.transports.direct import Borrower, DirectCopy, Lender, Lent, LentBlocks
+from kv_transfer.transports.folder import private_folder
 from kv_transfer.transports.ring import RING_BYTES, Ref, RingReader, RingWriter
 from kv_transfer.transports.tcp import arrived, inline
 from kv_transfer.transports.zeromq import Dealers, Parts, Router, Socket
@@ -45,7 +45,7 @@ from pagewire.guard import Refusals
 log = logging.getLogger("pagewire.handoff")
 
 SCHEME = "shm://"
-_INLINE_BYTES = 16 << 10  # below this a second part is cheaper than the ring
+INLINE_BYTES = 16 << 10  # below this a second part is cheaper than the ring
 _MAX_RINGS = 256
 _OFFER, _MAP, _FREE = b"offer", b"map", b"free"
 
@@ -65,8 +65,7 @@ class ShmListener:
         self._folder: Path | None = None
         path = address.removeprefix(SCHEME)
         if path == "*":
-            _sweep_folders()
-            self._folder = Path(tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-", dir=_base()))
+            self._folder = private_folder()
             path = str(self._folder / "kv.sock")
         self._path = Path(path)
         if not self._path.is_absolute() or len(os.fsencode(path)) > 100:
@@ -78,7 +77,7 @@ class ShmListener:
             raise
         self._path.chmod(stat.S_IRUSR | stat.S_IWUSR)
         self._rings: dict[Peer, RingReader] = {}
-        self._landing = landing or _same_memory()
+        self._landing = landing or same_memory()
         self._borrowed = Borrowed(borrower)
 
     @property
@@ -181,7 +180,7 @@ class ShmDialer:
 
     def room(self, peer: Peer, size: int) -> memoryview | None:
         shared = self._shared.get(peer)
-        if shared is None or not shared.mapped or size < _INLINE_BYTES:
+        if shared is None or not shared.mapped or size < INLINE_BYTES:
             return private_room(size)
         return shared.ring.claim(size)
 
@@ -260,7 +259,7 @@ class ShmDialer:
             shared.lent.took(word.removeprefix(direct.TOOK))
 
 
-def _same_memory() -> LandingRoom:
+def same_memory() -> LandingRoom:
     """Each body lands where the one before lay: warm memory costs the least."""
     room = private_room(MAX_BODY_BYTES)
     return lambda size: room[:size]
@@ -272,19 +271,3 @@ def _ipc(peer: Peer) -> Peer:
 
 def _shm(peer: Peer) -> Peer:
     return Peer(peer.replace(b"ipc://", b"shm://", 1))
-
-
-def _base() -> Path:
-    return Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-
-
-def _prefix() -> str:
-    return f"pagewire-{os.getuid()}-"
-
-
-def _sweep_folders() -> None:
-    """Remove what receivers left behind that were killed. Their folders carry their pid."""
-    for folder in _base().glob(f"{_prefix()}*"):
-        pid = folder.name.removeprefix(_prefix()).split("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(folder, ignore_errors=True)

@@ -28,16 +28,24 @@ def mailbox(address: str, flag: str) -> str:
     return address
 
 
-def handoff(address: str, router: str) -> str:
-    """Where a decode node listens, as prefill nodes can dial it.
+def handoff(address: str, router: str, *, trusted: bool = False) -> str:
+    """Where a decode node listens, as prefill nodes can dial it: ``shm://``, ``tcp://`` or ``nixl://``.
 
     "Any interface" (0.0.0.0) becomes the one that leads to ``router``, or to the directory that stands for
     routers: its address goes to the prefill nodes by way of the router, and none of them can dial 0.0.0.0.
+    ``trusted``: as for ``kv_transfer.check_nixl``.
     Raises ConfigError.
     """
     if address.startswith("shm://"):
         return address
-    return dialable(tcp(address, "--handoff"), router)
+    if not address.startswith("nixl://"):
+        return dialable(tcp(address, "--handoff"), router)
+    from kv_transfer import check_nixl  # with all that it needs of sockets, which few commands do
+
+    as_tcp = tcp(address.replace("nixl://", "tcp://", 1), "--handoff")
+    reached = "nixl" + dialable(as_tcp, router).removeprefix("tcp")
+    check_nixl(reached, trusted=trusted)
+    return reached
 
 
 def dialable(bound: SplitResult, far: str) -> str:

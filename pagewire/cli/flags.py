@@ -228,7 +228,8 @@ Handoff = Annotated[
     typer.Option(
         metavar="tcp://HOST:PORT",
         help="Where prefill nodes reach this node. 0.0.0.0 stands for this host's address on the way to "
-        "the router or to redis, port 0 for a free port.",
+        "the router or to redis, port 0 for a free port. nixl://HOST:PORT moves KV by RDMA or NVLink, if "
+        "NIXL is installed.",
         rich_help_panel="Cluster",
     ),
 ]
@@ -288,4 +289,13 @@ class NodeFlags:
         ),
     ] = None
     secret_file: SecretFile = None
+    trusted_network: Annotated[
+        bool,
+        typer.Option(
+            "--trusted-network",
+            help="Let NIXL move KV beyond this host, neither encrypted nor authenticated. For nixl:// "
+            "between hosts, on each of them.",
+            rich_help_panel="Cluster",
+        ),
+    ] = False
     grace: Grace = 30.0

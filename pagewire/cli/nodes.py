@@ -145,7 +145,8 @@ def decode(
 
     See pagewire router --help for a whole cluster.
     """
-    _run(DECODE, node, _reached(_member(engine.options(model, names, nodes=1), node, directory), handoff))
+    options = _member(engine.options(model, names, nodes=1), node, directory)
+    _run(DECODE, node, _reached(options, node, handoff))
 
 
 @grouped
@@ -169,13 +170,13 @@ def worker(
     What it has in hand it ends as what it was begun: see pagewire role --help.
     """
     options = replace(_member(engine.options(model, names, nodes=1), node, directory), flexible=True)
-    _run(role, node, _reached(options, handoff), name="worker")
+    _run(role, node, _reached(options, node, handoff), name="worker")
 
 
-def _reached(options: NodeOptions, handoff: str) -> NodeOptions:
+def _reached(options: NodeOptions, node: NodeFlags, handoff: str) -> NodeOptions:
     """``options`` with where prefill nodes reach it. Raises ConfigError."""
     (far, *_) = options.routers or addresses_of(options.registry)
-    return replace(options, handoff=addresses.handoff(handoff, far))
+    return replace(options, handoff=addresses.handoff(handoff, far, trusted=node.trusted_network))
 
 
 def _member(options: NodeOptions, node: NodeFlags, directory: DirectoryFlags) -> NodeOptions:
@@ -201,6 +202,7 @@ def _run(role: str, node: NodeFlags, options: NodeOptions, *, name: str = "") ->
         node_id=name,
         topology=topology,
         secret_file=node.secret_file,
+        trusted_network=node.trusted_network,
         grace_s=node.grace,
         status_fd=_shown(name, options.log_format),
     )

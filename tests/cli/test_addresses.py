@@ -38,6 +38,37 @@ def test_a_handoff_address_can_be_dialled(handoff: str, router: str, dialable: s
     assert addresses.handoff(handoff, router) == dialable
 
 
+@pytest.mark.parametrize(
+    ("handoff", "trusted", "dialable"),
+    [
+        ("nixl://127.0.0.1:0", False, "nixl://127.0.0.1:0"),
+        ("nixl://0.0.0.0:7600", False, "nixl://127.0.0.1:7600"),
+        ("nixl://10.1.2.3:7600", True, "nixl://10.1.2.3:7600"),
+    ],
+)
+def test_a_handoff_by_nixl(
+    handoff: str, trusted: bool, dialable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kv_transfer.transports.nixl_process.has_nixl", lambda: True)
+    assert addresses.handoff(handoff, "tcp://127.0.0.1:7500", trusted=trusted) == dialable
+
+
+@pytest.mark.parametrize(
+    ("handoff", "there", "wrong"),
+    [
+        ("nixl://10.1.2.3:7600", True, "give --trusted-network"),
+        ("nixl://127.0.0.1:7600", False, "pip install"),
+        ("nixl://127.0.0.1", True, "^--handoff "),
+    ],
+)
+def test_a_handoff_by_nixl_that_cannot_be(
+    handoff: str, there: bool, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kv_transfer.transports.nixl_process.has_nixl", lambda: there)
+    with pytest.raises(ConfigError, match=wrong):
+        addresses.handoff(handoff, "tcp://127.0.0.1:7500")
+
+
 def test_a_router_that_nobody_knows() -> None:
     with pytest.raises(ConfigError, match="no way to it"):
         addresses.handoff("tcp://0.0.0.0:1", "tcp://no-such-host.invalid:7500")

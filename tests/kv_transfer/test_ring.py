@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kv_transfer.transports.ring import _START, Ref, RingReader, RingWriter
+from kv_transfer.transports.ring import START, Ref, RingReader, RingWriter
 from pagewire.errors import RemoteProtocolError
 
 TARGET = memoryview(bytearray(100))
@@ -71,7 +71,7 @@ def test_the_same_quarter_is_used_again_while_the_reader_keeps_up() -> None:
     for _ in range(50):
         ref = _put(writer, bytes(10))
         assert ref is not None
-        assert ref.offset + ref.size <= _START + 30
+        assert ref.offset + ref.size <= START + 30
         under_way.append(ref)
         if len(under_way) == 2:
             writer.release(under_way.popleft().end)
