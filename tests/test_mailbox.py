@@ -142,7 +142,7 @@ async def test_sending_to_an_unknown_node_fails_at_once(router: RouterMailbox) -
 async def test_a_node_says_hello_as_soon_as_the_connection_is_up(
     router: RouterMailbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pagewire.mailbox.BEAT_EVERY_S", 3600.0)
+    monkeypatch.setattr("pagewire.mailbox.node_thread.BEAT_EVERY_S", 3600.0)
     node = NodeMailbox(hello(), [router.address])
     await join(router, node)
     node.close()

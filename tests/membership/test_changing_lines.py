@@ -131,7 +131,7 @@ async def test_an_address_that_cannot_be_dialled_hurts_no_other(
 @pytest.mark.timeout(20)
 async def test_closing_does_not_wait_for_a_thread_that_has_ended_already() -> None:
     mailbox = NodeMailbox(HELLO, [], SECRET)
-    mailbox._stopping = True  # what close() does first, and what the thread may see before it is told
+    mailbox._thread.stopping = True  # what close() does first, and what the thread may see before it is told
     await asyncio.to_thread(mailbox._thread.join)
     mailbox.close()
 
@@ -172,7 +172,7 @@ async def test_a_node_finds_the_routers_that_there_are_and_those_that_come(
     await asyncio.sleep(1.5)  # both have left, and live: two refreshes change nothing
     assert node.up == {a.address, b.address}
     await a.close()
-    await until(lambda: node._wanted == (b.address,))
+    await until(lambda: node._thread.wanted == (b.address,))
     routers[0] = Router("a")
     await asyncio.to_thread(leave)
     await asyncio.to_thread(leave)
@@ -189,8 +189,8 @@ async def test_a_router_that_was_killed_is_forgotten_when_its_record_ends(
         of_a.registry._fenced = True  # its record is as a dead process leaves it
         await a.close()
         await told(node, (NodeId("a"), RouterLost(NodeId("a"))))
-        assert a.address in node._wanted  # the record still stands: it may come back
-        await until(lambda: node._wanted == (b.address,))
+        assert a.address in node._thread.wanted  # the record still stands: it may come back
+        await until(lambda: node._thread.wanted == (b.address,))
         assert node.up == {b.address}
         routers[0] = Router("a")
     await asyncio.to_thread(leave)
