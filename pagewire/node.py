@@ -90,7 +90,8 @@ def run_node(options: NodeOptions, openers: Mapping[str, Opener]) -> None:
         alarm.ring()
 
     hello = _hello(options, built, epoch, opened, options.served_model_name or source.name)
-    mailbox = NodeMailbox(hello, list(options.routers), secret, refused)
+    # Of the routers that a directory lists, none may end a node: what it holds against us may pass.
+    mailbox = NodeMailbox(hello, list(options.routers), secret, refused if options.routers else None)
     leave = enrol_node(options.registry, options.cluster, hello, mailbox, secret)
 
     def drain() -> None:
@@ -120,7 +121,8 @@ def run_node(options: NodeOptions, openers: Mapping[str, Opener]) -> None:
             endpoint.close()
         alarm.close()
     if refusals:
-        raise ConfigError(f"the router refused this node: {refusals[0]}")
+        who = "the router" if len(options.routers) == 1 else "every router"
+        raise ConfigError(f"{who} refused this node: {refusals[0]}")
 
 
 def _stops(stopping: Stopping, loop: NodeLoop, drain: Callable[[], None]) -> bool:

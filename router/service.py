@@ -15,18 +15,14 @@ from dataclasses import replace
 
 from pagewire.errors import Unavailable
 from pagewire.mailbox import BEAT_EVERY_S, SPEAKS, Peer
-from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, PagesChanged, RequestId, TokenItem, Tokens
-from pagewire.priority import clamped
-from pagewire.text.stream import TextStream
+from pagewire.messages import Beat, Epoch, Failed, Hello, NodeId, PagesChanged, TokenItem, Tokens
 from pagewire.text.tokenizer import Tokenizer
-from router.actions import Job
 from router.admission import Admission, Limits, Ticket
 from router.canary import Canary, Send
-from router.dispatch import Dispatch
 from router.feed import Feed
 from router.fleet import Fleet
 from router.generation import Generation
-from router.inflight import Choice, Inflight
+from router.intake import members_of
 from router.metrics import Metrics
 from router.options import RouterOptions
 from router.placement import Rules
@@ -127,33 +123,8 @@ class Service:
         if self.draining:  # since it was admitted
             raise Unavailable("the server is shutting down", retry_after=2.0)
         assert ticket.places == len(given.prompts)
-        sampling, limit_s = given.sampling, self.options.request_timeout_s
-        now, feed = self.clock(), Feed(len(given.prompts) * sampling.n, unlimited=given.whole)
-        seed = sampling.seed if sampling.seed is not None else secrets.randbits(63)
-        members = []
-        for number, tokens in enumerate(given.prompts):
-            job = Job(
-                request=RequestId(given.request if number == 0 else secrets.token_hex(16)),
-                tokens=tokens,
-                sampling=sampling,
-                seed=seed,
-                cache_salt=given.cache_salt,
-                deadline=now + (limit_s if given.timeout_s is None else min(given.timeout_s, limit_s)),
-                recovery_s=self.options.recovery_s,
-                priority=clamped(given.priority),
-            )
-            texts = [TextStream(self._tokenizer, sampling, shown=given.shown) for _ in range(sampling.n)]
-            members.append(
-                Inflight(
-                    Dispatch(job, self.requests.choose),
-                    [Choice(text) for text in texts],
-                    number * sampling.n,
-                    now,
-                    given.counts,
-                    given.timing,
-                    given.about,
-                )
-            )
+        now, feed = self.clock(), Feed(len(given.prompts) * given.sampling.n, unlimited=given.whole)
+        members = members_of(given, now, self.options, self._tokenizer, self.requests.choose)
         self._begun.set()
         return self.requests.start(now, feed, members, ticket)
 

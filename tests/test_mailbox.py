@@ -140,11 +140,17 @@ async def test_sending_to_an_unknown_node_fails_at_once(router: RouterMailbox) -
 
 
 async def test_a_node_says_hello_as_soon_as_the_connection_is_up(
-    router: RouterMailbox, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pagewire.mailbox.BEAT_EVERY_S", 3600.0)
-    node = NodeMailbox(hello(), [router.address])
-    await join(router, node)
+    monkeypatch.setattr("pagewire.mailbox.node_thread.BEAT_EVERY_S", 3600.0)
+    address = f"ipc://{tmp_path}/control"
+    node = NodeMailbox(hello(), [address])
+    await asyncio.sleep(0.2)  # its first heartbeat finds nobody
+    for _ in range(20):
+        router = RouterMailbox(address)
+        peer, message = await until(router, Hello)
+        assert router.send(peer, welcome(session=message.session))
+        router.close()
     node.close()
 
 

@@ -22,6 +22,7 @@ class Directory:
     most: int = MOST
     fits: Callable[[str], bool] = lambda version: True
     left_out: int = 0  # routers beyond ``most``
+    unfit: frozenset[Record] = frozenset()  # those that were listed last and may not be dialled
     _held: dict[str, Record] = field(default_factory=dict)
 
     def listed(self, records: Iterable[Record], up: Collection[str]) -> tuple[str, ...]:
@@ -30,7 +31,9 @@ class Directory:
         There is one address for a name, and one name for an address: two lines to one process would fight
         over the node's identity there, and a name's former life must not be heard beside its present one.
         """
-        routers = [record for record in records if record.kind == ROUTER and self.fits(record.version)]
+        found = [record for record in records if record.kind == ROUTER]
+        routers = [record for record in found if self.fits(record.version)]
+        self.unfit = frozenset(found).difference(routers)
         standing = [record for record in self._held.values() if record.address in up]
         names, addresses = dict[str, Record](), dict[str, Record]()
         for record in sorted([*routers, *standing], key=lambda record: record.age):

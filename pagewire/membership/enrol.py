@@ -16,6 +16,7 @@ from pagewire.membership.directory import Directory
 from pagewire.membership.record import KINDS, Record, key_of
 from pagewire.membership.url import parse
 from pagewire.messages import ROUTER, WORKER, Epoch, Hello, NodeId
+from pagewire.versions import goes_with
 
 if TYPE_CHECKING:
     from pagewire.membership.redis_registry import RedisRegistry
@@ -34,13 +35,18 @@ def enrol_node(
     assert secret is not None
     from pagewire.membership.redis_registry import RedisRegistry
 
-    directory = Directory()
+    directory = Directory(fits=lambda version: goes_with(version, hello.version))
 
     def seen(records: list[Record]) -> None:
-        before = directory.left_out
+        before, unfit = directory.left_out, directory.unfit
         mailbox.set_routers(directory.listed(records, mailbox.up))
         if directory.left_out > before:
             log.warning("%d routers more than the %d that are dialled", directory.left_out, directory.most)
+        for router in sorted(directory.unfit - unfit, key=lambda router: router.name):
+            log.warning(
+                "the router %s at %s is passed over: its version %s does not go with %s",
+                *(router.name, clean(router.address), clean(router.version), hello.version),
+            )
 
     mine = Record(
         cluster=cluster,

@@ -34,16 +34,21 @@ class Later:
 """
 _TALK = """
 
+from pagewire import messages as m
+from pagewire.mailbox.node_thread import NodeThread
+from pagewire.mailbox.sockets import try_send
+from pagewire.messages import Beat
+
 for _codec in (TO_ROUTER, TO_NODE):
     _codec.classes["Later"] = m.Later
-_node_beat, _router_send = NodeMailbox._beat, RouterMailbox.send
+_node_beat, _router_send = NodeThread._beat, RouterMailbox.send
 
 
-def _beat_and_more(self: NodeMailbox) -> None:
-    _node_beat(self)
-    for line in self._lines:
-        if line.joined:
-            _try_send(line.socket, TO_ROUTER.encode(m.Later()))
+def _beat_and_more(self: NodeThread, now: float) -> None:
+    _node_beat(self, now)
+    for wire in self._wires:
+        if wire.line.joined:
+            try_send(wire.socket, TO_ROUTER.encode(m.Later()))
 
 
 def _send_and_more(self: RouterMailbox, peer: Peer, message: object) -> bool:
@@ -52,7 +57,7 @@ def _send_and_more(self: RouterMailbox, peer: Peer, message: object) -> bool:
     return _router_send(self, peer, message)
 
 
-NodeMailbox._beat = _beat_and_more
+NodeThread._beat = _beat_and_more
 RouterMailbox.send = _send_and_more
 """
 
@@ -64,7 +69,7 @@ def newer_tree(folder: Path) -> Path:
     _replace(folder / "pagewire/versions.py", f'"{__version__}"', f'"{NEWER}"')
     messages = folder / "pagewire/messages.py"
     messages.write_text(_with_fields(messages.read_text(), _MESSAGES) + _LATER)
-    with (folder / "pagewire/mailbox.py").open("a") as mailbox:
+    with (folder / "pagewire/mailbox/__init__.py").open("a") as mailbox:
         mailbox.write(_TALK)
     frames = folder / "kv_transfer/wire.py"
     frames.write_text(_with_fields(frames.read_text(), _FRAMES))

@@ -29,12 +29,6 @@ def cluster() -> Iterator[Cluster]:
         running.until_nothing_is_held()
 
 
-@pytest.fixture(scope="module")
-def client(cluster: Cluster) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="none", max_retries=0, timeout=120) as made:
-        yield made
-
-
 def ask(client: openai.OpenAI, wanted: dict[str, Any], **body: Any) -> Any:
     """``wanted`` is a JSON schema."""
     form = {"type": "json_schema", "json_schema": {"name": "record", "schema": wanted, "strict": True}}

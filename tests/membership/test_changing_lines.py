@@ -4,53 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import psutil
 import pytest
-import zmq
 from members import SECRET, member, record
 from real_redis import RedisServer, free_port
+from router_ends import HELLO, NODE, Router, told, until
 
-from pagewire.layout import KVLayout
-from pagewire.mailbox import NodeMailbox, Peer, RouterLost, RouterMailbox
+from pagewire.mailbox import NodeMailbox, RouterLost
 from pagewire.membership.enrol import enrol_node
-from pagewire.messages import Beat, Cancel, Epoch, Hello, NodeId, RequestId, Welcome
-
-HELLO = Hello(
-    NodeId("decode-0"), Epoch("e1"), "decode", "0.1.0", 1, KVLayout(2, 1, 8, "float32", "m"), "tcp://127.0.0.1:1",
-    "m", 64, 8, 16,
-)  # fmt: skip
-NODE = Peer(HELLO.node, HELLO.epoch)
-
-
-class Router:
-    """A mailbox that welcomes whoever says Hello, and answers heartbeats."""
-
-    def __init__(self, name: str, port: int = 0) -> None:
-        self.name = NodeId(name)
-        self.mailbox = RouterMailbox(f"tcp://127.0.0.1:{port}", SECRET)
-        self.address = self.mailbox.address
-        self.hellos = self.beats = 0
-        self._task = asyncio.create_task(self._answer())
-
-    async def _answer(self) -> None:
-        while True:
-            peer, message = await self.mailbox.receive()
-            if isinstance(message, Hello):
-                self.hellos += 1
-                self.mailbox.send(peer, Welcome(self.name, Epoch("r"), session=message.session))
-            elif isinstance(message, Beat):
-                self.beats += 1
-                self.mailbox.send(peer, Beat(self.name, Epoch("r")))
-
-    async def close(self) -> None:
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
-        self.mailbox.close()
+from pagewire.messages import Cancel, NodeId, RequestId
 
 
 @pytest.fixture
@@ -66,20 +31,6 @@ def node() -> Iterator[NodeMailbox]:
     mailbox = NodeMailbox(HELLO, [], SECRET)
     yield mailbox
     mailbox.close()
-
-
-async def until(probe: Callable[[], Any], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not probe():
-            await asyncio.sleep(0.01)
-
-
-async def told(node: NodeMailbox, wanted: Any, seconds: float = 10.0) -> None:
-    found: list[Any] = []
-    async with asyncio.timeout(seconds):
-        while wanted not in found:
-            await asyncio.to_thread(node.socket.poll, 50, zmq.POLLIN)
-            found += node.drain()
 
 
 async def test_a_router_that_is_added_is_dialled(routers: list[Router], node: NodeMailbox) -> None:
@@ -131,7 +82,7 @@ async def test_an_address_that_cannot_be_dialled_hurts_no_other(
 @pytest.mark.timeout(20)
 async def test_closing_does_not_wait_for_a_thread_that_has_ended_already() -> None:
     mailbox = NodeMailbox(HELLO, [], SECRET)
-    mailbox._stopping = True  # what close() does first, and what the thread may see before it is told
+    mailbox._thread.stopping = True  # what close() does first, and what the thread may see before it is told
     await asyncio.to_thread(mailbox._thread.join)
     mailbox.close()
 
@@ -172,7 +123,7 @@ async def test_a_node_finds_the_routers_that_there_are_and_those_that_come(
     await asyncio.sleep(1.5)  # both have left, and live: two refreshes change nothing
     assert node.up == {a.address, b.address}
     await a.close()
-    await until(lambda: node._wanted == (b.address,))
+    await until(lambda: node._thread.wanted == (b.address,))
     routers[0] = Router("a")
     await asyncio.to_thread(leave)
     await asyncio.to_thread(leave)
@@ -189,8 +140,8 @@ async def test_a_router_that_was_killed_is_forgotten_when_its_record_ends(
         of_a.registry._fenced = True  # its record is as a dead process leaves it
         await a.close()
         await told(node, (NodeId("a"), RouterLost(NodeId("a"))))
-        assert a.address in node._wanted  # the record still stands: it may come back
-        await until(lambda: node._wanted == (b.address,))
+        assert a.address in node._thread.wanted  # the record still stands: it may come back
+        await until(lambda: node._thread.wanted == (b.address,))
         assert node.up == {b.address}
         routers[0] = Router("a")
     await asyncio.to_thread(leave)
