@@ -17,6 +17,7 @@ from router.room import Capacity, Room, Size
 
 AHEAD_S = 0.25  # of reading that prefill nodes have in hand: more would only wait there instead of here
 EARLY_S = 0.5  # that a longer prompt goes before shorter ones, at most, for the time that reading it takes
+SLEPT_S = 2.0  # between two events or looks at the time
 SMOOTH = 0.1  # weight of the newest request in how much longer nodes take than foreseen
 
 
@@ -117,7 +118,12 @@ class Backlog:
         return min(EARLY_S, self._slower * prompt / self._rate)
 
     def _pass(self, now: float) -> None:
+        """Called often while something waits; when it was not, this process stood still, and what the nodes
+        did meanwhile has yet to be read: that time tells nothing of them.
+        """
         seconds, self._now = (0.0 if self._now is None else now - self._now), now
+        if seconds > SLEPT_S:
+            return
         if seconds > 0 and self.queue:
             self.drain.passed(seconds)
             for tenant in self.queue.tenants:

@@ -189,3 +189,14 @@ def test_what_others_send_meanwhile_is_seen_by_how_fast_ones_own_go() -> None:
         now += 0.1
     mine = backlog.queue.tokens()["many"]
     assert backlog.wait("many", 1, {}, CAPACITY) > 1.2 * mine / backlog.drain.rate(CAPACITY.nominal)
+
+
+def test_our_own_sleep_is_not_held_against_the_nodes() -> None:
+    backlog = joined(*[SHORT] * 20)
+    sent(backlog)
+    before = backlog.wait("", 100, {}, CAPACITY)
+    sent(backlog, 60.0)
+    assert backlog.wait("", 100, {}, CAPACITY) == before
+    for tenth in range(601, 701):  # awake, and nothing goes
+        sent(backlog, tenth / 10)
+    assert backlog.wait("", 100, {}, CAPACITY) > 2 * before
