@@ -31,7 +31,6 @@ from router.metrics import Metrics
 from router.options import RouterOptions
 from router.placement import Rules
 from router.requests import Mailbox, Requests
-from router.room import capacity_of
 from router.submission import Submission
 
 SWEEP_S = 0.05  # between two looks at the time while requests are in hand
@@ -116,7 +115,7 @@ class Service:
         before the body is read. Raises Unavailable."""
         if self.draining:
             raise Unavailable("the server is shutting down", retry_after=2.0)
-        capacity = capacity_of(self.fleet)
+        capacity = self.requests.capacities.at(self.clock())
         if capacity is None or not self.fleet.able:
             raise Unavailable("no prefill and decode node are ready", retry_after=2.0)
         return self.admission.admit(tenant, body_bytes, capacity)
