@@ -15,7 +15,7 @@ from router.reach import Link
 from router.strategies import Scene
 
 MANY = 8  # nodes of a role: of more, only the most promising are looked at
-DRAWN = 32  # nodes of a role: of more, so many are drawn, and only these come into question
+DRAWN = 16  # nodes of a role: of more, so many are drawn, and only these come into question
 _HOLDERS = 64  # of the nodes that hold most of a prompt, how many are gone through
 
 Tried = frozenset[Peer | Link]  # what has failed the request: nodes, and pairs that did not reach each other
