@@ -11,13 +11,16 @@ from placement_world import MEASURED, fleet, peer, report
 
 from pagewire.mailbox import Peer
 from pagewire.messages import DECODE, PREFILL, Beat, Epoch, Failed, Load, NodeId
+from pagewire.text.tokenizer import Tokenizer
 from router.canary import NEVER, Canary
 from router.fleet import Fleet
 from router.held import Held, Level
 from router.ledger import Ledger
+from router.options import RouterOptions
 from router.placement import Query, Rules, View, choose
 from router.reach import Link, Reach
 from router.room import FRESH_S, Capacities, capacity_of
+from router.service import BEATS, SWEEP_S, Service
 from router.standing import DRAWN, drawn
 
 EVERY = 20.0
@@ -111,6 +114,43 @@ def test_a_sum_over_all_nodes_is_made_anew_when_one_turns_or_time_passes() -> No
     assert sums.at(FRESH_S) == capacity_of(here)
     here.drop(peer("decode-0"), "it is gone")
     assert sums.at(FRESH_S) is None
+
+
+# --- heartbeats ---------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A mailbox that reaches everybody."""
+
+    def __init__(self) -> None:
+        self.sent: list[Peer] = []
+
+    async def receive(self) -> tuple[Peer, object]:
+        raise AssertionError("nobody listens")
+
+    def send(self, to: Peer, message: object) -> bool:
+        if isinstance(message, Beat):
+            self.sent.append(to)
+        return True
+
+
+def test_heartbeats_to_many_nodes_go_a_few_at_a_time_and_each_gets_its_own(tokenizer: Tokenizer) -> None:
+    mailbox, now = Counting(), [0.0]
+    options = RouterOptions(model="demo", mailbox="inproc://x")
+    service = Service(mailbox, options, tokenizer, lambda: now[0])
+    service.fleet.nodes |= fleet(*names("prefill", 2 * BEATS), "decode-0").nodes
+    counts = []
+    for _ in range(10):
+        now[0] += SWEEP_S
+        before = len(mailbox.sent)
+        service.sweep()
+        counts.append(len(mailbox.sent) - before)
+    assert counts == [BEATS, BEATS, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert len({*mailbox.sent}) == 2 * BEATS + 1
+    for _ in range(4):
+        now[0] += SWEEP_S
+        service.sweep()
+    assert len(mailbox.sent) == 2 * (2 * BEATS + 1)
 
 
 # --- the canary ---------------------------------------------------------------------------------------------
