@@ -1,4 +1,4 @@
-"""What one event costs a router by the number of nodes: time of a CPU, of the code that serves, without a socket.
+"""What one event costs a router by the number of nodes: CPU time of the code that serves, without a socket.
 
 Knows fleets that are made up; knows no load. Each figure is the best of several rounds: the machine's other
 work and the caches' mood only add to it.
@@ -113,7 +113,17 @@ class Yard:
         pair = self.placing.choose(0.0, query, NONE)
         assert pair is not None
         target = DecodeTarget(*pair.decode, pair.address)
-        facts = (RequestId(query.request), 0, [0], self.prompt, TOKENS, SamplingParams(max_tokens=1), 0, "", 1)
+        facts = (
+            RequestId(query.request),
+            0,
+            [0],
+            self.prompt,
+            TOKENS,
+            SamplingParams(max_tokens=1),
+            0,
+            "",
+            1,
+        )
         return Open(pair, query, PrefillRequest(*facts, target))
 
     def placed(self, number: int) -> None:
@@ -176,7 +186,9 @@ def index_bytes(nodes: int, pages: int, shared: int) -> float:
     for node in range(nodes):
         peer = Peer(NodeId(f"node-{node}"), Epoch("e"))
         index.join(0.0, peer, PAGE, pages)
-        own = [(number if number < shared else node << 32 | number).to_bytes(8, "big") for number in range(pages)]
+        own = [
+            (number if number < shared else node << 32 | number).to_bytes(8, "big") for number in range(pages)
+        ]
         index.changed(0.0, peer, PagesChanged(*peer, 1, 0, b"".join(own), b""))
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()

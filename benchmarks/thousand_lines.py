@@ -1,4 +1,4 @@
-"""What many connections cost: nodes' lines to a router, sockets to many decode nodes, and a directory in redis.
+"""What many connections cost: nodes' lines to a router, links to decode nodes, and a directory in redis.
 
 Real sockets and a real redis on this host; the nodes are bare sockets of another process that prove
 themselves and send heartbeats. Knows no load.
@@ -27,8 +27,8 @@ from pagewire.membership.record import KINDS, Record, key_of, sign
 from pagewire.membership.redis_registry import REFRESH_S
 from pagewire.membership.store import Store
 from pagewire.messages import DECODE, PREFILL, ROUTER, Beat, Epoch, Load, NodeId
+from pagewire.open_files import allow_files
 from pagewire.secret import apply_client
-from router.server import allow_files
 
 SECRET = b"s" * 32
 
@@ -119,29 +119,25 @@ def nodes_of(address: str, nodes: int) -> None:
                 socket.send(data, zmq.NOBLOCK)
 
 
-def dialled(count: int) -> tuple[int, float, str]:
-    """A prefill node's way to ``count`` decode nodes: files and MB that as many sockets take, or what stops it."""
+def dialled(count: int) -> dict[str, object]:
+    """A prefill node's way to ``count`` decode nodes: files and MB of as many links."""
     from kv_transfer.transports.base import Peer as Receiver
     from kv_transfer.transports.tcp import TcpDialer
 
     allow_files()
-    had, before = files(), rss_mb()
-    dialer, stopped = TcpDialer(), ""
-    try:
-        for number in range(count):
-            dialer.send(Receiver(f"tcp://127.0.0.1:{20000 + number}".encode()), b"head", b"")
-    except zmq.ZMQError as error:
-        stopped = f"{error.strerror} at {number}"
-    found = files() - had, rss_mb() - before, stopped
+    had, before, dialer = files(), rss_mb(), TcpDialer()
+    for number in range(count):
+        dialer.send(Receiver(f"tcp://127.0.0.1:{20000 + number}".encode()), b"head", b"")
+    found = {"files": files() - had, "MB": rss_mb() - before}
     dialer.close()
-    return found
+    return dict(found)
 
 
 # --- the directory ------------------------------------------------------------------------------------------
 
 
 def directory(url: str, nodes: int, routers: int) -> dict[str, float]:
-    """What ``nodes`` and ``routers`` ask of redis in one refresh, one after the other, and what it costs it."""
+    """What ``nodes`` and ``routers`` ask of redis in one refresh, and what it costs it."""
     client = redis.Redis.from_url(url, protocol=2)
     client.flushall()
     empty = client.info("memory")["used_memory"]

@@ -1,4 +1,4 @@
-"""Several routers before one fleet, in virtual time: each places by its own books, through the code that serves.
+"""Several routers before one fleet, in virtual time: each places by its own books, by the code that serves.
 
 Real are Fleet, Placing (with its index, ledger and placement), Backlog and Capacities of each router, and the
 messages they are told by; the nodes are ``thousand_nodes``. What nodes say arrives at once. Knows no socket.
@@ -13,10 +13,20 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 
-from thousand_nodes import PAGE, Job, VirtualNode
+from thousand_nodes import PAGE, SCALE, SEQS, Job, VirtualNode
+from traces import Row
 
-from pagewire.mailbox import BEAT_EVERY_S, Peer
-from pagewire.messages import DECODE, PREFILL, DecodeTarget, Epoch, NodeId, PagesChanged, PrefillRequest, RequestId
+from pagewire.mailbox import BEAT_EVERY_S
+from pagewire.messages import (
+    DECODE,
+    PREFILL,
+    DecodeTarget,
+    Epoch,
+    NodeId,
+    PagesChanged,
+    PrefillRequest,
+    RequestId,
+)
 from pagewire.page_chain import Labels, pack
 from pagewire.sampling import SamplingParams
 from router.actions import Open
@@ -26,10 +36,9 @@ from router.metrics import Metrics
 from router.placement import Pair, Query, Rules
 from router.placing import Placing
 from router.room import Capacities, Size
-from traces import Row
 
 SAMPLING = SamplingParams(max_tokens=1)
-Route = Callable[[Row, int], int]  # a request and its number -> which router
+Route = Callable[[Row, int], int]  # a request and the number of its copy of the trace -> which router
 
 
 class VirtualRouter:
@@ -156,8 +165,6 @@ class World:
         self._write(node)
 
     def _write(self, node: VirtualNode) -> None:
-        from thousand_nodes import SEQS
-
         while node.landed and node.writing < SEQS:
             job = node.landed.popleft()
             node.writing += 1
@@ -194,11 +201,7 @@ def jobs_of(rows: Sequence[Row], rate: float, copies: int, route: Route) -> list
     jobs = []
     for number, (at, copy, row) in enumerate(sorted(numbered, key=lambda each: each[:2])):
         blocks = [block and copy * 1_000_000 + block for block in row.hash_ids]
-        whole = -(-row.input_length // 32)
+        whole = -(-row.input_length // SCALE)
         tokens = [block for block in blocks for _ in range(PAGE)][:whole]
-        jobs.append(Job(RequestId(f"{number:032x}"), at, tokens, row.output_length, route(row, number * 7919 + copy)))
+        jobs.append(Job(RequestId(f"{number:032x}"), at, tokens, row.output_length, route(row, copy)))
     return jobs
-
-
-def peers(world: World, role: str) -> list[Peer]:
-    return [peer for peer, node in world.nodes.items() if node.role == role]
