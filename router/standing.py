@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice, product
+from itertools import islice, product, takewhile
 
 from pagewire.mailbox import Peer
 from router.fleet import Fleet, Node
@@ -66,7 +66,8 @@ def _holders(
 ) -> dict[Peer, Node]:
     """Of those that hold more than somebody of ``beside``, the ones that hold most."""
     least = min(held.get(node.peer, 0) for node in beside)
-    nodes = (fleet.get(peer) for peer in islice(held, _HOLDERS) if held[peer] > least)
+    more = takewhile(lambda peer: held[peer] > least, islice(held, _HOLDERS))
+    nodes = map(fleet.get, more)
     fit = [node for node in nodes if node is not None and node.role == role and not node.draining]
     fit.sort(key=lambda node: (-held[node.peer], dice.random()))
     return {node.peer: node for node in fit[: MANY // 2]}
