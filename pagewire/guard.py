@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import socket as sockets
 import struct
 import threading
@@ -26,7 +27,8 @@ from pagewire.audit import Audit
 
 NEWCOMERS = 256  # connections from which nothing has been read yet
 NEWCOMER_BYTES = 9 << 20  # that they may have sent, all together: more than one largest message
-_LOOK_S = 0.005  # how often those bytes are counted while there are newcomers
+_LOOK_S = 0.005  # how often those bytes are counted while there are newcomers,
+_REST = 4  # but no sooner than after so many times as long as counting took
 _ZAP = "inproc://zeromq.zap.01"
 _BYTES_RECEIVED = struct.Struct("<Q"), 128  # tcpi_bytes_received in Linux's struct tcp_info
 _FAILED = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -100,15 +102,22 @@ class Guard:
         for socket in (self._zap, self._stopped, self._monitor):
             poller.register(socket, zmq.POLLIN)
         with contextlib.suppress(zmq.ContextTerminated):
+            look_at = 0.0
             while True:
-                ready = dict(poller.poll(round(_LOOK_S * 1000) if self._door else None))
+                wait = max(1, math.ceil(1000 * (look_at - time.monotonic()))) if self._door else None
+                ready = dict(poller.poll(wait))
                 if self._stopped in ready:
                     break
                 if self._monitor in ready:
                     self._watch()
                 if self._zap in ready:
                     self._zap.send_multipart(self._answer(self._zap.recv_multipart()))
-                if dropped := self._door.make_room():
+                began = time.monotonic()
+                if began < look_at:
+                    continue
+                dropped = self._door.make_room()
+                look_at = time.monotonic() + max(_LOOK_S, _REST * (time.monotonic() - began))
+                if dropped:
                     self._audit.note(
                         time.monotonic(), f"hung up on {dropped} strangers: too many, or too much"
                     )
@@ -174,10 +183,11 @@ class Newcomers:
         """Hang up on as many as it takes, and say how many."""
         if not self._since:
             return 0
-        sent = {fd: _received(fd, port) for fd, port in list(self._since.items())}
-        too_many, total = len(sent) - self._most, sum(sent.values())
-        leaving = list(sent)[: max(0, too_many)]
-        total -= sum(sent.pop(fd) for fd in leaving)
+        here = list(self._since.items())
+        too_many = max(0, len(here) - self._most)
+        leaving = [fd for fd, _ in here[:too_many]]
+        sent = {fd: _received(fd, port) for fd, port in here[too_many:]}
+        total = sum(sent.values())
         for fd in sorted(sent, key=sent.__getitem__, reverse=True):
             if total <= self._most_bytes:
                 break

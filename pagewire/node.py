@@ -30,6 +30,7 @@ from pagewire.messages import PREFILL, Epoch, Hello, NodeId
 from pagewire.node_loop import NodeLoop
 from pagewire.node_options import NodeOptions
 from pagewire.node_role import MakeRole
+from pagewire.open_files import allow_files
 from pagewire.secret import secret_for
 from pagewire.status import Reporter
 from pagewire.stopping import Stopping
@@ -70,6 +71,7 @@ def run_node(options: NodeOptions, openers: Mapping[str, Opener]) -> None:
     stopping.on_signals()
     alarm.on_signals()
     logs.setup(options.log_level, options.log_format, options.node_id)
+    allow_files()
     status = Reporter(options.status_fd)
     secret = secret_for(
         options.secret_file, *options.routers, options.handoff, *addresses_of(options.registry)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 from typing import NamedTuple
 
 from pagewire.mailbox import Peer
@@ -68,6 +67,7 @@ class Canary:
         self._proofs: dict[Peer, float] = {}  # when a node last took part in one
         self._tried: dict[Peer | Link, float] = {}  # when a node or pair was last tried or proved
         self._failures: dict[Link, _Failure] = {}
+        self._there: set[Peer] = set()  # whose memories were kept when others' were last dropped
 
     # --- questions ------------------------------------------------------------------------------------------
 
@@ -86,10 +86,15 @@ class Canary:
         """Why nobody should count on being served, or ""."""
         if not self._interval:
             return ""
-        links = self._possible()
-        if any(self._good(now, link) for link in links):
+        prefills, decodes = self._ways()
+        if any(self._good(now, prefills, decode) for decode in decodes):
             return ""
-        failures = [self._failures[link] for link in links if link in self._failures]
+        ways = {*prefills}, {*decodes}
+        failures = [
+            failure
+            for (by, to), failure in self._failures.items()
+            if to in ways[1] and (by in ways[0] if prefills else by == to)
+        ]
         if failures:
             return f"a request of the router's own did not come through: {max(failures).why}"
         if (age := self.age(now)) is None:
@@ -140,34 +145,40 @@ class Canary:
 
     # --- decisions ------------------------------------------------------------------------------------------
 
-    def _possible(self) -> list[Link]:
-        """The ways that a request can go now. Without prefill nodes, decode nodes do all of it."""
-        decodes = [node.peer for node in self._fleet.of(DECODE)]
+    def _ways(self) -> tuple[list[Peer], list[Peer]]:
+        """Prefill and decode nodes: a request can go now from each of these to each of those. Without prefill
+        nodes, decode nodes do all of it. As many pairs as there may be are never written down."""
         prefills = [node.peer for node in self._fleet.of(PREFILL)]
-        if prefills:
-            return list(product(prefills, decodes))
-        return [(peer, peer) for peer in decodes] if self._fleet.able else []
+        decodes = [node.peer for node in self._fleet.of(DECODE)]
+        return prefills, decodes if prefills or self._fleet.able else []
 
-    def _good(self, now: float, link: Link) -> bool:
-        """The decode node took over from somebody lately, and this way has not failed since."""
-        proof, failure = self._proofs.get(link[1], NEVER), self._failures.get(link)
-        return now - proof < 3 * self._interval and (failure is None or failure.at < proof)
+    def _good(self, now: float, prefills: list[Peer], decode: Peer) -> bool:
+        """It took over from somebody lately, and some way to it has not failed since."""
+        proof = self._proofs.get(decode, NEVER)
+        if now - proof >= 3 * self._interval:
+            return False
+        failures = (self._failures.get((prefill, decode)) for prefill in prefills or [decode])
+        return any(failure is None or failure.at < proof for failure in failures)
 
     def _due(self, now: float) -> Link | None:
         """The way to try now: by the node whose last try is the oldest, then by the pair whose is."""
         busy = {peer for trial in self._trials.values() for peer in trial.link}
-        links = [link for link in self._possible() if busy.isdisjoint(link)]
-        if not links:
+        ways = self._ways()
+        prefills, decodes = ([peer for peer in each if peer not in busy] for each in ways)
+        if not decodes or (ways[0] and not prefills):
             return None
 
         def last(what: Peer | Link) -> float:
             return self._tried.get(what, NEVER)
 
-        stalest = min((peer for link in links for peer in link), key=last)
+        stalest = min((*prefills[:1], *decodes, *prefills[1:]), key=last)
         quiet = now - self._proved_at >= self._interval
         if not quiet and now - last(stalest) < 3 * self._interval:
             return None
-        with_it = [link for link in links if stalest in link]
+        if stalest in prefills:
+            with_it = [(stalest, decode) for decode in decodes]
+        else:
+            with_it = [(prefill, stalest) for prefill in prefills or [stalest]]
         return min(with_it, key=lambda link: (last(link), max(map(last, link))))
 
     def _ask(self, now: float, link: Link) -> Send:
@@ -213,7 +224,9 @@ class Canary:
     def _forget(self) -> None:
         """Nodes that are gone, in that life."""
         there = {node.peer for node in self._fleet.nodes.values()}
-        known: set[Peer | Link] = {*there, *product(there, there)}
+        if there == self._there:
+            return
+        self._there = there
         self._proofs = {peer: at for peer, at in self._proofs.items() if peer in there}
-        self._tried = {what: at for what, at in self._tried.items() if what in known}
-        self._failures = {link: why for link, why in self._failures.items() if link in known}
+        self._tried = {what: at for what, at in self._tried.items() if what in there or {*what} <= there}
+        self._failures = {link: why for link, why in self._failures.items() if {*link} <= there}

@@ -60,12 +60,11 @@ class Costs:
         cls, now: float, ledger: Ledger, nodes: Iterable[Node], ways: Mapping[int, Way] | None = None
     ) -> Costs:
         """A rate that a node did not measure is the mean of those of its role that did."""
-        nodes = list(nodes)
-        prefills = _mean([node for node in nodes if node.role != DECODE], Rates())
+        there = {node.peer: node for node in nodes}
+        prefills = _mean([node for node in there.values() if node.role != DECODE], Rates())
         slower = {name: UNMEASURED * getattr(prefills, name) for name in READING}
-        decodes = _mean([node for node in nodes if node.role == DECODE], replace(prefills, **slower))
-        guesses = {node.peer: decodes if node.role == DECODE else prefills for node in nodes}
-        return cls(now, ledger, {n.peer: replace(guesses[n.peer], **n.measured) for n in nodes}, ways or {})
+        decodes = _mean([node for node in there.values() if node.role == DECODE], replace(prefills, **slower))
+        return cls(now, ledger, _Paces(there, prefills, decodes), ways or {})
 
     def through(self, prompt: Prompt, prefill: Node, decode: Node) -> float:
         [[cost]] = self.table(prompt, [prefill], [decode])
@@ -102,7 +101,8 @@ class Costs:
         reported, ledger, peer = node.load.queued_tokens, self.ledger, node.peer
         ours = min(ledger.unread[peer], reported + ledger.unread_since(peer, self.now - REPORTED_S))
         others = max(0, reported - ledger.prefilling[peer])
-        return (ours + others) * self._rates(node).read_token_ms
+        token_ms = node.measured.get(READING[1])  # asked of many nodes of which nothing else is
+        return (ours + others) * (self._rates(node).read_token_ms if token_ms is None else token_ms)
 
     def behind(self, node: Node) -> float:
         """What reading costs those who come later, beside itself: the more, the longer there is a queue."""
@@ -150,6 +150,19 @@ class Costs:
         distance = shared(prefill.place, decode.place) if self.ways else None
         way = None if distance is None else self.ways.get(distance)
         return self._rates(prefill) if way is None else way
+
+
+class _Paces(dict[Peer, Rates]):
+    """Each node's, put together when they are first asked for."""
+
+    def __init__(self, nodes: Mapping[Peer, Node], prefills: Rates, decodes: Rates) -> None:
+        self._nodes, self._prefills, self._decodes = nodes, prefills, decodes
+
+    def __missing__(self, peer: Peer) -> Rates:
+        node = self._nodes[peer]
+        guess = self._decodes if node.role == DECODE else self._prefills
+        self[peer] = made = replace(guess, **node.measured)
+        return made
 
 
 def _mean(nodes: list[Node], otherwise: Rates) -> Rates:

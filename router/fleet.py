@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -85,7 +85,9 @@ class Fleet:
     lost_after: float = LOST_AFTER_S
     colocated: bool = False
     nodes: dict[NodeId, Node] = field(default_factory=dict)
+    turns: int = 0  # how often it has changed who offers what
     _had_prefill: bool = False
+    _offering: dict[str, tuple[Node, ...]] = field(default_factory=dict)  # of each role, until the next turn
     _swept: float | None = None
     _replaced: dict[NodeId, deque[Epoch]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=8))
@@ -110,6 +112,7 @@ class Fleet:
             changes.append(NodeLost(known.peer, known.role, why))
         self._had_prefill = self._had_prefill or hello.role == PREFILL
         load = Load(pages_free=hello.num_pages, pages_total=hello.num_pages)
+        self._turn()
         self.nodes[hello.node] = Node(hello, heard=now, load=load)
         changes.append(NodeJoined(peer))
         return self._welcome(hello.session), changes
@@ -125,6 +128,7 @@ class Fleet:
         if (role, beat.draining) == (node.role, node.draining):
             return None, []
         node.role, node.draining = role, beat.draining
+        self._turn()
         self._had_prefill = self._had_prefill or role == PREFILL
         return None, [NodeTurned(peer, role, beat.draining)]
 
@@ -149,6 +153,7 @@ class Fleet:
             node.suspect = now - node.heard >= self.suspect_after
         for node in lost:
             del self.nodes[node.hello.node]
+            self._turn()
         reason = f"silent for {self.lost_after:g} s"
         return [NodeLost(node.peer, node.role, reason) for node in lost]
 
@@ -163,6 +168,7 @@ class Fleet:
         if node is None:
             return []
         del self.nodes[peer.node]
+        self._turn()
         return [NodeLost(peer, node.role, reason)]
 
     def get(self, peer: Peer) -> Node | None:
@@ -170,21 +176,28 @@ class Fleet:
         node = self.nodes.get(peer.node)
         return node if node is not None and node.hello.epoch == peer.epoch else None
 
-    def of(self, role: str) -> Iterator[Node]:
+    def of(self, role: str) -> Sequence[Node]:
         """Those that offer ``role`` to new work."""
-        return (node for node in self.nodes.values() if node.role == role and not node.draining)
+        if role not in self._offering:
+            nodes = self.nodes.values()
+            self._offering[role] = tuple(n for n in nodes if n.role == role and not n.draining)
+        return self._offering[role]
 
     @property
     def able(self) -> bool:
         """True if requests can be served: with a decode node, and a prefill node now or before unless none is
         expected. While that is away, decode nodes read prompts themselves.
         """
-        return (self._had_prefill or self.colocated) and any(self.of(DECODE))
+        return (self._had_prefill or self.colocated) and bool(self.of(DECODE))
 
     @property
     def max_model_len(self) -> int | None:
         """Tokens of prompt and output together that every node can hold; None while there are no nodes."""
         return min((node.hello.max_model_len for node in self.nodes.values()), default=None)
+
+    def _turn(self) -> None:
+        self.turns += 1
+        self._offering.clear()
 
     def _welcome(self, session: int = 0, refused: str = "") -> Welcome:
         """``session`` 0 asks for a Hello."""

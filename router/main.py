@@ -24,6 +24,7 @@ from pagewire.errors import ConfigError, Unavailable
 from pagewire.hub import resolve
 from pagewire.mailbox import RouterMailbox
 from pagewire.membership.url import addresses_of
+from pagewire.open_files import allow_files
 from pagewire.private import is_local
 from pagewire.secret import admin_token, load_secret, own_secret, secret_for
 from pagewire.status import Reporter
@@ -39,7 +40,7 @@ from router.grammar_check import GrammarCheck
 from router.keys import ring_of
 from router.options import RouterOptions
 from router.role_keeper import RoleKeeper
-from router.server import HttpServer, allow_files, http_config, listen
+from router.server import HttpServer, http_config, listen
 from router.service import Service
 from router.tls import context_of
 

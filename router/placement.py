@@ -20,7 +20,7 @@ from router.distances import Way
 from router.fleet import Fleet, Node
 from router.ledger import Ledger
 from router.reach import Reach
-from router.standing import Standing, by_standing, promising, standing, together
+from router.standing import Standing, by_standing, drawn, promising, standing, together
 from router.standing import Tried as Tried
 from router.strategies import STRATEGIES, Couple, Scene, Strategy, by_cost, by_load, clearly_cheaper
 
@@ -73,8 +73,8 @@ class Rules:
 
 
 class View(NamedTuple):
-    """A snapshot. ``held``: leading tokens of the prompt that each node has in its prefix cache. ``ways``:
-    what handoffs take by distance."""
+    """A snapshot. ``held``: leading tokens of the prompt that each node has in its prefix cache, whoever has
+    most first. ``ways``: what handoffs take by distance."""
 
     now: float
     fleet: Fleet
@@ -95,15 +95,17 @@ class _Case(NamedTuple):
 
 
 def choose(view: View, query: Query, tried: Tried, rules: Rules) -> Pair | None:
-    """The best pair now, or None. Nodes in ``tried``, and silent ones, only where there are no others; a pair
-    that is cut, to ``tried`` or to ``reach``, only where all are.
+    """The best pair now, or None; in a large fleet, of the nodes that are drawn. Nodes in ``tried``, and
+    silent ones, only where there are no others; a pair that is cut, to ``tried`` or to ``reach``, only where
+    all are.
 
     The decode node alone stands in for both as a last resort, since whoever decodes there has to wait
     meanwhile: where ``query`` allows it, or where every pair is cut and one of them surely. Before that is
     known, the pair whose failure is the longest ago is asked once more. And it does so where ``rules`` say,
     or where that is predicted to be cheaper and nothing has gone wrong.
     """
-    decodes, prefills = list(view.fleet.of(DECODE)), list(view.fleet.of(PREFILL))
+    seed = f"{query.request}/{len(tried)}"
+    decodes, prefills = (drawn(view.fleet, role, view.held, seed) for role in (DECODE, PREFILL))
     colocated = query.alone or view.fleet.colocated or rules.disaggregate == "never"
     if not decodes or not (prefills or colocated):
         return None

@@ -5,7 +5,7 @@ A shell around ``router.placement``, which decides. Knows peers and messages; kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from pagewire.mailbox import Peer
@@ -43,7 +43,7 @@ class Placing:
 
     def choose(self, now: float, query: Query, tried: Tried) -> Pair | None:
         self.index.expire(now)
-        held = {}
+        held: Mapping[Peer, int] = {}
         if self._looks and query.cached:
             held = self.index.match(lambda size: self._labels_of(query, size))
         ways = self._distances.ways

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from pagewire.mailbox import Peer
 from pagewire.messages import PagesChanged, PagesWanted
 from pagewire.page_chain import unpack
+from router.held import Held, Level
 
 FORESEEN_S = 10.0
 ASK_AGAIN_S = 5.0  # a node that did not answer is asked once more
@@ -53,6 +54,8 @@ class _Foreseen(NamedTuple):
 class PrefixIndex:
     def __init__(self) -> None:
         self._nodes: dict[Peer, _Known] = {}
+        self._by_bit: dict[int, Peer] = {}
+        self._sizes: dict[int, int] = {}  # page size -> the bits of the nodes that have it
         self._holders: dict[bytes, int] = {}  # label -> the bits of those that hold it
         self._foreseen: list[_Foreseen] = []  # a heap: the first to end is in front
         self._entries = 0
@@ -67,8 +70,10 @@ class PrefixIndex:
         """``peer`` is here, perhaps once more. Send it the answer."""
         stream = self._nodes[peer].stream + 1 if peer in self._nodes else 1
         self.forget(peer)
-        taken = sum(known.bit for known in self._nodes.values())
+        taken = sum(self._sizes.values())
         bit = ~taken & (taken + 1)  # the lowest that is free
+        self._by_bit[bit] = peer
+        self._sizes[page_size] = self._sizes.get(page_size, 0) | bit
         self._nodes[peer] = _Known(peer, bit, page_size, num_pages, now, stream)
         return PagesWanted(stream)
 
@@ -76,7 +81,10 @@ class PrefixIndex:
         """``peer`` is gone, and what it held with it."""
         if (known := self._nodes.get(peer)) is not None:
             self._clear(known)
-            del self._nodes[peer]
+            del self._nodes[peer], self._by_bit[known.bit]
+            self._sizes[known.page_size] ^= known.bit
+            if not self._sizes[known.page_size]:
+                del self._sizes[known.page_size]
 
     def changed(self, now: float, peer: Peer, message: PagesChanged) -> PagesWanted | None:
         """``peer`` tells what changed. The answer, if there is one, asks it to begin anew."""
@@ -119,26 +127,34 @@ class PrefixIndex:
 
     # --- the question ---------------------------------------------------------------------------------------
 
-    def match(self, labels: Callable[[int], Iterable[bytes]]) -> dict[Peer, int]:
+    def match(self, labels: Callable[[int], Iterable[bytes]]) -> Held:
         """Leading tokens of a prompt that each node holds, leaving out those that hold none. ``labels`` are
         the prompt's for a page size; they are read as far as any node holds them."""
-        found: dict[Peer, int] = {}
-        for size in {known.page_size for known in self._nodes.values()}:
-            going = sum(known.bit for known in self._nodes.values() if known.page_size == size)
+        levels: list[Level] = []
+        for size, going in self._sizes.items():
             depth = 0
             for label in labels(size):
                 still = going & self._holders.get(label, 0)
-                if ended := going & ~still:
-                    found |= dict.fromkeys(self._peers(ended), depth * size)
+                if still != going and depth:
+                    levels.append(Level(depth * size, going & ~still))
                 if not still:
                     break
                 going, depth = still, depth + 1
             else:
-                found |= dict.fromkeys(self._peers(going), depth * size)
-        return {peer: tokens for peer, tokens in found.items() if tokens}
+                if depth:
+                    levels.append(Level(depth * size, going))
+        return Held(levels, self)
 
-    def _peers(self, bits: int) -> Iterator[Peer]:
-        return (known.peer for known in self._nodes.values() if known.bit & bits)
+    def bit_of(self, peer: Peer) -> int:
+        """What stands for it in a ``Level``; 0 if it is not known."""
+        known = self._nodes.get(peer)
+        return 0 if known is None else known.bit
+
+    def peers_of(self, bits: int) -> Iterator[Peer]:
+        while bits:
+            lowest = bits & -bits
+            yield self._by_bit[lowest]
+            bits ^= lowest
 
     # --- labels ---------------------------------------------------------------------------------------------
 

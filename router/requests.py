@@ -27,7 +27,7 @@ from router.placement import Pair, Query, Rules, Tried
 from router.placing import Placing
 from router.reach import Link
 from router.recorder import Recorder
-from router.room import Size, capacity_of
+from router.room import Capacities, Size
 from router.skew import TOO_OLD, too_new
 
 LINGER_S = 0.2  # for spans that come after the last token
@@ -50,6 +50,7 @@ class Requests:
     ) -> None:
         self.clock = clock
         self.backlog = Backlog()
+        self.capacities = Capacities(fleet)
         self.placing = Placing(fleet, mailbox.send, rules, metrics)
         self.ledger = self.placing.ledger
         self.reach = self.placing.reach
@@ -89,7 +90,7 @@ class Requests:
         """Send out those whose turn it is, as far as the nodes have use for them."""
         if not self.backlog:
             return
-        capacity = capacity_of(self._fleet)
+        capacity = self.capacities.at(now)
         while (request := self.backlog.next(now, capacity)) is not None:
             member = self._inflight[request]
             member.sent_at = now

@@ -18,6 +18,7 @@ BATCHES = 2  # that a prefill node has to read or is reading: as far as it looks
 STEPS_A_S = 4.0  # of a prefill node, full ones: supposed until it says what it measured,
 TOKENS_A_S = 2000.0  # but no less than this
 LONG = 4  # a prompt counts for no more than this part of a batch: short ones need not wait for it
+FRESH_S = 0.05  # that a sum over all nodes is good for: what they report of themselves is older
 ANSWER = 256  # tokens for which room is kept, of an answer that may be longer
 
 
@@ -57,6 +58,22 @@ def capacity_of(fleet: Fleet) -> Capacity | None:
         sequences=sum(node.hello.max_num_seqs for node in decodes),
         nominal=sum(map(_reads, readers)),
     )
+
+
+class Capacities:
+    """What ``fleet`` can do, summed up anew when somebody comes, goes or turns, and else every ``FRESH_S``:
+    it is asked for with each message of a node while something waits."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._found: Capacity | None = None
+        self._turns, self._until = -1, 0.0
+
+    def at(self, now: float) -> Capacity | None:
+        if self._turns != self._fleet.turns or now >= self._until:
+            self._found = capacity_of(self._fleet)
+            self._turns, self._until = self._fleet.turns, now + FRESH_S
+        return self._found
 
 
 def _reads(node: Node) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import socket
 import ssl
 from collections.abc import Iterator
@@ -24,7 +23,6 @@ KEEP_ALIVE_S = 5
 LOOK_S = 1.0  # how often connections are looked at, and the time in replies' headers is renewed
 SEND_BUFFER = 32 << 10  # of a connection in the kernel, which takes twice that for what is not read
 BACKLOG = 1024  # connections that wait to be taken
-FILES = 4096  # that may be open, where the system allows it
 CLOSE_S = 2.0  # for connections to close once their requests have ended
 
 
@@ -83,14 +81,6 @@ def http_config(options: RouterOptions, app: ASGIApp) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(options.grace_s + CLOSE_S) + 1,
     )
-
-
-def allow_files() -> None:
-    """A connection is an open file, and many systems allow a process 1,024 unless it asks for more."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -27,11 +28,11 @@ from router.metrics import Metrics
 from router.options import RouterOptions
 from router.placement import Rules
 from router.requests import Mailbox, Requests
-from router.room import capacity_of
 from router.submission import Submission
 
 SWEEP_S = 0.05  # between two looks at the time while requests are in hand
 IDLE_S = 0.5  # and while there are none
+BEATS = 128  # heartbeats to nodes in one sweep
 _BURST = 64  # messages in a row before others get the loop
 
 log = logging.getLogger("pagewire.router")
@@ -81,6 +82,7 @@ class Service:
         self._mailbox = mailbox
         self._tokenizer = tokenizer
         self._beat_at = 0.0
+        self._unbeaten: deque[Peer] = deque()  # who has yet to get this round's heartbeat
         self._begun = asyncio.Event()  # a request has come: time counts again
 
     # --- for HTTP -------------------------------------------------------------------------------------------
@@ -112,7 +114,7 @@ class Service:
         before the body is read. Raises Unavailable."""
         if self.draining:
             raise Unavailable("the server is shutting down", retry_after=2.0)
-        capacity = capacity_of(self.fleet)
+        capacity = self.requests.capacities.at(self.clock())
         if capacity is None or not self.fleet.able:
             raise Unavailable("no prefill and decode node are ready", retry_after=2.0)
         return self.admission.admit(tenant, body_bytes, capacity)
@@ -160,6 +162,8 @@ class Service:
                     await asyncio.wait_for(self._begun.wait(), self._idle_s())
 
     def _idle_s(self) -> float:
+        if self._unbeaten:
+            return SWEEP_S
         return max(0.0, min(IDLE_S, self._beat_at - self.clock()))
 
     # --- events ---------------------------------------------------------------------------------------------
@@ -199,15 +203,24 @@ class Service:
     def sweep(self) -> None:
         """Time has passed."""
         now = self.clock()
-        if now >= self._beat_at:
+        if now >= self._beat_at and not self._unbeaten:
             self._beat_at = now + BEAT_EVERY_S
-            for node in list(self.fleet.nodes.values()):
-                if not self.requests.reachable(node.peer) and self.fleet.silent(now, node.peer):
-                    self.requests.changed(now, self.fleet.drop(node.peer, "it hung up"))
+            self._unbeaten.extend(node.peer for node in self.fleet.nodes.values())
+        self._beat(now)
         self.requests.changed(now, self.fleet.sweep(now))
         self.requests.tick(now)
         if not self.draining:
             self._send(self.canary.tick(now))
+
+    def _beat(self, now: float) -> None:
+        """Heartbeats to some of those that are due: all of a large fleet at once would keep every stream
+        waiting."""
+        for _ in range(min(BEATS, len(self._unbeaten))):
+            peer = self._unbeaten.popleft()
+            if self.fleet.get(peer) is None or self.requests.reachable(peer):
+                continue
+            if self.fleet.silent(now, peer):
+                self.requests.changed(now, self.fleet.drop(peer, "it hung up"))
 
     def _without_ours(self, now: float, peer: Peer, message: Tokens) -> Tokens:
         """What is left for clients' requests."""

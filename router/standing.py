@@ -5,15 +5,18 @@ Pure. Knows nodes, what failed a request, and prices only to leave nodes of a la
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import product
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, product, takewhile
 
 from pagewire.mailbox import Peer
-from router.fleet import Node
+from router.fleet import Fleet, Node
 from router.reach import Link
 from router.strategies import Scene
 
 MANY = 8  # nodes of a role: of more, only the most promising are looked at
+DRAWN = 16  # nodes of a role: of more, so many are drawn, and only these come into question
+_HOLDERS = 64  # of the nodes that hold most of a prompt, how many are gone through
 
 Tried = frozenset[Peer | Link]  # what has failed the request: nodes, and pairs that did not reach each other
 Standing = tuple[int, int]  # how many were tried, how many are silent: the lower the better
@@ -41,6 +44,33 @@ def _grouped(tried: Tried, nodes: list[Node]) -> dict[Standing, list[Node]]:
 
 def together(to: Standing, by: Standing) -> Standing:
     return to[0] + by[0], to[1] + by[1]
+
+
+def drawn(fleet: Fleet, role: str, held: Mapping[Peer, int], request: str) -> list[Node]:
+    """Those who offer ``role``: all, or of more than ``DRAWN`` so many that ``request`` draws, beside those
+    that hold more of the prompt. ``held`` begins with whoever holds most.
+
+    So a placement costs the same in any fleet, and many routers that know the same do not all see the same
+    few idle nodes.
+    """
+    nodes = fleet.of(role)
+    if len(nodes) <= DRAWN:
+        return list(nodes)
+    dice = random.Random(request)
+    found = {node.peer: node for node in dice.sample(nodes, DRAWN)}
+    return list((found | _holders(fleet, role, held, found.values(), dice)).values())
+
+
+def _holders(
+    fleet: Fleet, role: str, held: Mapping[Peer, int], beside: Iterable[Node], dice: random.Random
+) -> dict[Peer, Node]:
+    """Of those that hold more than somebody of ``beside``, the ones that hold most."""
+    least = min(held.get(node.peer, 0) for node in beside)
+    more = takewhile(lambda peer: held[peer] > least, islice(held, _HOLDERS))
+    nodes = map(fleet.get, more)
+    fit = [node for node in nodes if node is not None and node.role == role and not node.draining]
+    fit.sort(key=lambda node: (-held[node.peer], dice.random()))
+    return {node.peer: node for node in fit[: MANY // 2]}
 
 
 def promising(scene: Scene, tried: Tried, nodes: list[Node], beside: Iterable[Node] = ()) -> list[Node]:

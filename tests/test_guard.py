@@ -139,6 +139,16 @@ def test_too_many_and_the_oldest_go(world: World) -> None:
     assert world.newcomers.crowded == 2
 
 
+def test_bytes_are_counted_of_no_more_than_may_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else counting takes the longer the more there are, and those who belong here never come through."""
+    counted: list[int] = []
+    monkeypatch.setattr("pagewire.guard._received", lambda fd, port: counted.append(fd) or 0)
+    for _ in range(9):
+        world.connect()
+    world.newcomers.make_room()
+    assert len(counted) == 3
+
+
 def test_too_much_and_the_heaviest_go(world: World) -> None:
     for size in (2_000, 9_000, 3_000):
         world.connect(size)

@@ -30,6 +30,7 @@ DEAD_MS = 2500
 _BEAT_MS = 500
 _QUEUE = 8192  # messages to one peer; bytes are bounded by credit
 _UNREAD = 256  # messages of one peer that wait here; more wait in its own memory
+_SOCKETS = 4096  # of one dialling end, three a peer; ZeroMQ's own limit is 1,023
 _BATCH = 256  # messages that one receive takes
 _PROBE = (b"",)
 _CURVE_BYTES = 64  # more than encryption adds to a part
@@ -136,6 +137,7 @@ class Dealers:
     def __init__(self, secret: bytes | None) -> None:
         self._secret = secret
         self._context: zmq.Context[Socket] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, _SOCKETS)
         self._links: dict[Peer, _Link | None] = {}  # None: cannot even be dialled
 
     def send(self, peer: Peer, parts: Sequence[Buffer]) -> bool:
@@ -184,7 +186,10 @@ class Dealers:
         self._context.term()
 
     def _dial(self, endpoint: str) -> _Link | None:
-        socket = self._context.socket(zmq.DEALER)
+        try:
+            socket = self._context.socket(zmq.DEALER)
+        except zmq.ZMQError:  # one more than this process may have
+            return None
         _bound(socket)
         socket.setsockopt(zmq.IDENTITY, secrets.token_hex(8).encode())
         socket.setsockopt(zmq.CONNECT_TIMEOUT, DEAD_MS)
