@@ -3,7 +3,7 @@
     python benchmarks/traffic_shift.py                  five minutes of each, for each of four cases
     python benchmarks/traffic_shift.py --seconds 60     a look
 
-Cases are the fixed splits 1P+3D, 2P+2D and 3P+1D, and --autorole, from 2P+2D on. In the first half requests
+Cases are the fixed splits 1P+3D, 2P+2D and 3P+1D, and --autorole, from 1P+3D on. In the first half requests
 have --long tokens in and 8 out, in the second 32 in and --answer out, Poisson at --reads and --writes a
 second. A request meets its targets if its first token came within --ttft ms and the mean gap between its
 tokens is at most --itl ms; attainment is the share of all that were due.
@@ -27,7 +27,7 @@ from overload_client import Client, Outcome, body
 from peer_processes import Command
 
 SHORT_ANSWER, SHORT_PROMPT = 8, 32
-CASES = {"1P+3D": (1, 3), "2P+2D": (2, 2), "3P+1D": (3, 1), "autorole": (2, 2)}
+CASES = {"1P+3D": (1, 3), "2P+2D": (2, 2), "3P+1D": (3, 1), "autorole": (1, 3)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,8 @@ def main() -> None:
     words.add_argument("--model", default="demo")
     words.add_argument("--long", type=int, default=600, help="tokens of a prompt in the first half (600)")
     words.add_argument("--answer", type=int, default=160, help="tokens of an answer in the second half (160)")
-    words.add_argument("--reads", type=float, default=1.6, help="requests a second in the first half (1.6)")
-    words.add_argument("--writes", type=float, default=1.6, help="and in the second (1.6)")
+    words.add_argument("--reads", type=float, default=1.2, help="requests a second in the first half (1.2)")
+    words.add_argument("--writes", type=float, default=2.2, help="and in the second (2.2)")
     words.add_argument("--ttft", type=int, default=2000, help="target in ms (2000)")
     words.add_argument("--itl", type=int, default=40, help="target in ms (40)")
     words.add_argument("--cases", default="|".join(CASES), help=f"which ({'|'.join(CASES)})")
