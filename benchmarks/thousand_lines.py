@@ -21,7 +21,8 @@ import zmq
 from thousand_costs import Yard
 
 from pagewire.guard import NEWCOMER_BYTES, NEWCOMERS, Newcomers
-from pagewire.mailbox import TO_ROUTER, Peer, RouterMailbox, _bound
+from pagewire.mailbox import TO_ROUTER, Peer, RouterMailbox
+from pagewire.mailbox.sockets import bounded
 from pagewire.membership.outage import Outage
 from pagewire.membership.record import KINDS, Record, key_of, sign
 from pagewire.membership.redis_registry import REFRESH_S
@@ -93,7 +94,7 @@ def nodes_of(address: str, nodes: int) -> None:
     message = Yard(8).beats[0]
     for number in range(nodes):
         socket = context.socket(zmq.DEALER)
-        _bound(socket)
+        bounded(socket)
         node = f"prefill-{number}"
         socket.setsockopt(zmq.IDENTITY, f"{node}/e".encode())
         socket.setsockopt(zmq.IMMEDIATE, 1)
