@@ -22,7 +22,7 @@ from newer_tree import NEWER, ROOT, newer_tree
 from pagewire import LLM, SamplingParams, __version__
 from pagewire.outputs import CompletionOutput
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]  # some twenty seconds: half a dozen processes twice
 
 PROMPT = [1, 504, 3575, 282, 4649, 314, 260, 2591] * 6
 NEW_TOKENS, MANY_TOKENS = 12, 120

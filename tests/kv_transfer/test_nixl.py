@@ -23,6 +23,8 @@ from kv_transfer.transports.nixl_dialer import NixlDialer
 from kv_transfer.transports.ring import START, Ref
 from pagewire.errors import ConfigError
 
+pytestmark = pytest.mark.soak  # processes that die and are started again: some twenty seconds
+
 SIZE = 32 << 10  # large enough for the ring
 SECRET = b"s" * 32
 
