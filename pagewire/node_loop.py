@@ -133,8 +133,7 @@ class NodeLoop:
 
     def _watch(self, out: StepOutput, layers: int) -> None:
         if layers == 0:
-            looks = {id(role): role.looks for role in self._roles.values()}
-            self._parts = [(role, looks[id(role)], part) for role, part in self._divided(out)]
+            self._parts = [(role, role.looks, part) for role, part in self._divided(out)]
         last = self._desk.hello.layout.layers
         for role, every, part in self._parts:
             if layers % every == 0 or layers == last:

@@ -75,17 +75,14 @@ class Control:
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Where no folder of ours can be had, nobody is listened to."""
-        path = None
-        with contextlib.suppress(ConfigError, OSError):
-            path = _path(self._local.router.port)
-            path.unlink(missing_ok=True)  # of one that was killed: the port is ours now
-            server = await asyncio.start_unix_server(self._hear, path, limit=LINE)
-        if path is None or not path.exists():
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(ConfigError, OSError):
+                path = _path(self._local.router.port)
+                path.unlink(missing_ok=True)  # of one that was killed: the port is ours now
+                server = await asyncio.start_unix_server(self._hear, path, limit=LINE)
+                stack.callback(path.unlink, missing_ok=True)
+                stack.callback(server.close)
             yield
-            return
-        async with server:
-            yield
-        path.unlink(missing_ok=True)
 
     async def _hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -7,11 +7,11 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from command_line import Run, runner
 
 from pagewire import __version__
 from pagewire.cli import machine, main, roles, serve
@@ -21,8 +21,6 @@ from pagewire.node_options import NodeOptions
 from pagewire.status import Reporter
 from router.options import RouterOptions
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def pagewire(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
@@ -30,14 +28,7 @@ def pagewire(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     monkeypatch.setenv("COLUMNS", "100")
     for name in ("PAGEWIRE_API_KEY", "PAGEWIRE_API_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pagewire", *argv])
-        with pytest.raises(SystemExit) as end:
-            main.main()
-        return (end.value.code or 0, *capsys.readouterr())  # type: ignore[return-value]
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture

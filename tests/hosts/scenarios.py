@@ -84,7 +84,7 @@ def router(options: argparse.Namespace) -> list[Row]:
         late = [outcome for outcome in told.outcomes if outcome.sent_at > killed]
         early = Told([outcome for outcome in told.outcomes if outcome.sent_at <= killed])
         broken = [outcome for outcome in early.failed if "broke" not in outcome.error]
-        estate.until(lambda: not _held(estate, "router-b"), 30)
+        held = _held_after(estate, "router-b", 30)
         return [
             (
                 "streams of the router that was killed break; no other fails",
@@ -93,7 +93,7 @@ def router(options: argparse.Namespace) -> list[Row]:
             ),
             ("new requests: none fails", f"{len(Told(late).failed)} of {len(late)}", not Told(late).failed),
             ("tokens are the oracle's", f"{told.wrong(expected)} differ", not told.wrong(expected)),
-            ("nothing is held for it", "0 pages", True),
+            ("nothing is held for it", f"{held:.0f} pages", not held),
         ]
 
 
@@ -127,7 +127,9 @@ def drain(options: argparse.Namespace) -> list[Row]:
     bodies = requests(6, seed=4, answer=(1400, 1500), prompt=(8, 40))
     expected = oracle(options.model, bodies)
     names = ("router-a", "prefill-0", "decode-0", "decode-1")
-    with Estate(names, options.model, SIZES, ("--disaggregate", "always"), grace=5.0) as estate:
+    # One decode node has pages for all of them at the end, so that those that move need not wait for others.
+    sizes = ("--kv-cache-memory", "512MiB", "--threads-per-worker", "1")
+    with Estate(names, options.model, sizes, ("--disaggregate", "always"), grace=5.0) as estate:
         with running(Clients([estate.url("router-a")], at_once=8), bodies) as told:
             estate.until(lambda: _gauge(estate, "router-a", "decode-0", "live"), 30)
             time.sleep(2)
@@ -179,7 +181,7 @@ def roles(options: argparse.Namespace) -> list[Row]:
         retries = estate.metric("router-a", "pagewire:request_retries_total")
         print(f"{options.flips} changes; from the command to the router's knowing: {sorted(took)} ms")
         return [
-            ("from command to role", f"{max(took):.0f} ms at most", True),
+            ("a second from command to role", f"{max(took):.0f} ms at most", max(took) <= 1000),
             ("no request is tried twice for it", f"{retries:.0f}", retries == 0),
             *_right(told, expected),
             _nobody_ended(estate),
@@ -240,24 +242,23 @@ def soak(options: argparse.Namespace) -> list[Row]:
         clients = _clients(estate, rate=rate, seconds=60 * options.minutes)
         with running(clients, bodies) as told:
             trouble.run(options.minutes)
-        estate.until(lambda: not any(_held(estate, name) for name in TWO_ROUTERS), 60)
+        held = _held_after(estate, "router-a", 60)
         lost = [o for o in told.failed if o not in excused(told.failed, trouble.router_kills)]
         for outcome in lost[:10]:
             print(f"  request {outcome.number} failed: {outcome.error}")
         share = 1 - len(lost) / len(told.outcomes)
         slowest = max((fault.together_s or 0.0 for fault in trouble.faults), default=0.0)
-        broken = len(told.failed) - len(lost)
+        print(f"{len(told.failed) - len(lost)} streams broke in {len(trouble.router_kills)} kills of routers")
+        print("faults:", ", ".join(f"{count} {kind}" for kind, count in kinds(trouble.faults).items()))
         rows = [
             (
                 "availability, but for streams of killed routers",
                 f"{share:.3%} of {len(told.outcomes)}",
                 share >= 0.999,
             ),
-            ("those", f"{broken} broke in {len(trouble.router_kills)} kills", True),
             ("wrong tokens", f"{told.wrong(expected)}", not told.wrong(expected)),
-            ("pages held at the end", "0", True),
+            ("pages held at the end", f"{held:.0f}", not held),
             ("together again after a fault", f"{slowest:.0f} s at most", slowest <= 60),
-            ("faults", ", ".join(f"{count} {kind}" for kind, count in kinds(trouble.faults).items()), True),
         ]
         for name, (memory, files) in trouble.watched.slopes().items():
             rows.append(
@@ -333,9 +334,17 @@ def _gauge(estate: Estate, router: str, node: str, name: str) -> float:
     return float(found.get(node, {}).get(name, 0.0))
 
 
+def _held_after(estate: Estate, router: str, seconds: float) -> float:
+    """Pages that nodes still hold for somebody when so much time has passed, or 0 before that."""
+    end = time.monotonic() + seconds
+    while (held := _held(estate, router)) and time.monotonic() < end:
+        time.sleep(0.2)
+    return held
+
+
 def _held(estate: Estate, router: str) -> float:
     nodes = estate.health(router)["nodes"]
-    return sum(node["load"]["gauges"].get("pages_leased", 0) for node in nodes)
+    return float(sum(node["load"]["gauges"].get("pages_leased", 0) for node in nodes))
 
 
 def _flip(estate: Estate, dice: random.Random, workers: Sequence[str]) -> float:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Run, runner
 from members import KEY, ROUTER_A, SECRET, member
 from real_redis import RedisServer, free_port
 
-from pagewire.cli import addresses, main, roles
+from pagewire.cli import addresses, roles
 from pagewire.membership.record import sign
 from pagewire.node_options import NodeOptions
 from router.options import RouterOptions
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -33,14 +31,7 @@ def secret(tmp_path: Path) -> str:
 def pagewire(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], secret: str) -> Run:
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("PAGEWIRE_CLUSTER_SECRET_FILE", secret)
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pagewire", *argv])
-        with pytest.raises(SystemExit) as end:
-            main.main()
-        return (end.value.code or 0, *capsys.readouterr())  # type: ignore[return-value]
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture
